@@ -1,0 +1,1 @@
+"""Merging weights at the server. One file a rule."""

@@ -1,0 +1,1 @@
+"""Who does which subtask. One file a policy."""

@@ -1,0 +1,1 @@
+"""Local data files become examples: formats, splits, partition, federated preprocessing."""

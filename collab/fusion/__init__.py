@@ -1,0 +1,1 @@
+"""Merging the outputs of several models at prediction time. One file a rule."""

@@ -1,0 +1,1 @@
+"""Kinds of subtask: what one loads, trains and measures. One file a kind."""

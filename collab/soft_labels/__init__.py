@@ -1,0 +1,1 @@
+"""Combining soft labels at the server. One file a rule."""

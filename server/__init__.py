@@ -1,0 +1,1 @@
+"""The allocator and fusion point, as a Flower ServerApp."""
