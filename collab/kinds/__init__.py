@@ -1,1 +1,1 @@
-"""Kinds of subtask: what one loads, trains and measures. One file a kind."""
+"""Kinds of subtask: what one loads, trains and measures. One file a kind, holding ``KIND``."""

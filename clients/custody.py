@@ -1,0 +1,96 @@
+"""Custody of a site's rows: the only file of a site that opens private data.
+
+Nothing here leaves the site but statistics and shapes. What it returns has a repr without values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from collab.collaboration import Collaboration
+from collab.data.config import DataConfig
+from collab.data.examples import Examples
+from collab.data.splits import split
+from collab.plugins import unknown
+from collab.scenario import load_file, public_set, scenario_data
+from protocol.errors import DataError
+from protocol.messages import Subtask
+
+
+@dataclass(frozen=True)
+class SiteRows:
+    """The three splits of one subtask at one site, before preprocessing."""
+
+    train: Examples
+    validation: Examples
+    test: Examples
+
+
+class Custody(Protocol):
+    """How a site gets at its rows."""
+
+    def rows(self, subtask: Subtask) -> SiteRows:
+        """Return the site's rows of ``subtask``, split."""
+        ...
+
+    def public(self, subtask: Subtask) -> Examples:
+        """Return the public set of ``subtask``, without labels."""
+        ...
+
+
+@dataclass(frozen=True)
+class ScenarioCustody:
+    """A simulated site: its part of a data set that the collaboration file deals out."""
+
+    collaboration: Collaboration
+    site: str
+
+    def rows(self, subtask: Subtask) -> SiteRows:
+        """Return the part of the data that the partition gives to this site, split."""
+        data = scenario_data(self.collaboration, subtask.name)
+        if self.site not in data.by_site:
+            raise DataError(f"subtask '{subtask.name}': site '{self.site}' has no data for it")
+        name = str(self.collaboration.subtasks[subtask.name].data)
+        seed = self.collaboration.seed
+        return _split(data.by_site[self.site], self.collaboration.data[name], seed, name, self.site)
+
+    def public(self, subtask: Subtask) -> Examples:
+        """Return the rows that were held out of the data before it was dealt out."""
+        return public_set(self.collaboration, subtask.name)
+
+
+@dataclass(frozen=True)
+class DeploymentCustody:
+    """A real site: the files that its ``site.toml`` names."""
+
+    data: Mapping[str, DataConfig]
+    base: Path
+    site: str
+
+    def rows(self, subtask: Subtask) -> SiteRows:
+        """Return all rows of the site's own file, split."""
+        config = self._config(subtask.name)
+        examples = load_file(config, subtask.kind, subtask.labels, str(self.base))
+        return _split(examples, config, subtask.seed, subtask.name, self.site)
+
+    def public(self, subtask: Subtask) -> Examples:
+        """Return the public set, from the block ``[data.SUBTASK-public]`` of ``site.toml``."""
+        config = self._config(f"{subtask.name}-public")
+        return load_file(config, subtask.kind, subtask.labels, str(self.base)).without_targets()
+
+    def _config(self, name: str) -> DataConfig:
+        if name not in self.data:
+            raise DataError(unknown(f"data '{name}' at site '{self.site}'", name, self.data))
+        return self.data[name]
+
+
+def _split(examples: Examples, config: DataConfig, seed: int, data_name: str, site: str) -> SiteRows:
+    parts = split(examples, config.split, seed=seed, data_name=data_name, site=site)
+    return SiteRows(
+        train=examples.take(parts.train),
+        validation=examples.take(parts.validation),
+        test=examples.take(parts.test),
+    )

@@ -1,0 +1,45 @@
+"""Which device a site computes on, and how fast it is."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import nn
+
+from protocol.errors import ConfigError
+
+_PROBE_ROWS, _PROBE_FEATURES, _PROBE_SECONDS = 256, 64, 0.2
+
+
+def choose(wanted: str) -> torch.device:
+    """Return the device for ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: ``cuda`` was asked for by name and is not there; it never falls back silently.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: 'cuda' was asked for, but torch sees no CUDA device; use 'auto' or 'cpu'")
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(wanted)
+
+
+def gpu_memory_mib(device: torch.device) -> float:
+    """Return the memory of the GPU in MiB, 0 for a CPU."""
+    if device.type != "cuda":
+        return 0.0
+    return float(torch.cuda.get_device_properties(device).total_memory) / 2**20
+
+
+def measure_speed(device: torch.device) -> float:
+    """Return examples a second of a small perceptron's training step, measured for a moment."""
+    model = nn.Sequential(nn.Linear(_PROBE_FEATURES, 128), nn.ReLU(), nn.Linear(128, 10)).to(device)
+    x = torch.zeros(_PROBE_ROWS, _PROBE_FEATURES, device=device)
+    steps, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < _PROBE_SECONDS:
+        model(x).sum().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        steps += 1
+    return steps * _PROBE_ROWS / elapsed

@@ -1,0 +1,197 @@
+"""What a site measures on its own rows: one model, the candidates of a fusion, its deployed pool.
+
+Only mergeable statistics leave; they are sums over rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.work import Desk, Reply, class_counts, raw_outputs
+from collab import metrics
+from collab.data.examples import Examples
+from collab.fusion.pool import PoolState, apply_pool, fit_pool, pool_to_arrays
+from collab.models.contract import inference_mib
+from collab.paired import compare
+from collab.plugins import load
+from collab.training import Rows
+from protocol.arrays import Arrays
+from protocol.errors import MessageError
+from protocol.messages import (
+    FINAL,
+    Candidate,
+    Evaluation,
+    EvaluationRequest,
+    FusionRequest,
+    LocalModel,
+)
+
+Floats = NDArray[np.float64]
+
+
+def evaluate(desk: Desk, request: EvaluationRequest, arrays: Arrays) -> tuple[Evaluation, Reply]:
+    """Measure a model that the server sent, beside the predictor that knows the class counts alone.
+
+    A site whose memory does not hold the model abstains: it answers with no examples.
+    """
+    module = desk.model(request.model, arrays)
+    if inference_mib(module) > desk.site.capability.memory_mib:
+        return _evaluation(desk, request, 0), {}
+    examples = _split(desk, request.rows)
+    if not len(examples):
+        return _evaluation(desk, request, 0), {}
+    outputs_NK = raw_outputs(desk, module, desk.rows(examples))
+    reply = _statistics(desk, outputs_NK, examples)
+    if request.class_counts:
+        constant_1C = _prior(np.asarray(request.class_counts))
+        reply |= {f"constant/{k}": v for k, v in compare(outputs_NK, constant_1C, examples.y).items()}
+    return _evaluation(desk, request, len(examples)), reply
+
+
+def evaluate_local(desk: Desk, request: EvaluationRequest, processed: int) -> tuple[Evaluation, Reply]:
+    """Measure the site's own model on its validation rows."""
+    examples = _split(desk, request.rows)
+    if not len(examples):
+        return _evaluation(desk, request, 0, processed), {}
+    outputs_NK = raw_outputs(desk, desk.local(request.model), desk.rows(examples))
+    return _evaluation(desk, request, len(examples), processed), _statistics(desk, outputs_NK, examples)
+
+
+def local_model(desk: Desk) -> tuple[LocalModel, Reply]:
+    """Return the site's own last model, if it has one and its egress rules let models out."""
+    kept = desk.state.get(desk.subtask.name)
+    name, subtask = desk.site.name, desk.subtask.name
+    if kept is None or not desk.site.egress.models:
+        return LocalModel(site=name, subtask=subtask, model=None), {}
+    return LocalModel(site=name, subtask=subtask, model=kept.model), dict(kept.arrays)
+
+
+def fuse(desk: Desk, request: FusionRequest, arrays: Arrays) -> tuple[Evaluation, Reply]:
+    """On validation rows: the fusion rule's sums. On test rows: what every final model is worth."""
+    examples = _split(desk, request.rows)
+    answer = Evaluation(
+        run=request.run,
+        round=0,
+        subtask=desk.subtask.name,
+        site=desk.site.name,
+        num_examples=len(examples),
+        examples_processed=_forward(len(examples) * len(request.candidates)),
+    )
+    if not len(examples):
+        return answer, {}
+    rule = load("fusion", request.rule)
+    outputs_MNK = _candidate_outputs(desk, request.candidates, arrays, desk.rows(examples))
+    if request.rows == "validation":
+        return answer, dict(rule.statistics(outputs_MNK, targets(desk, examples)))
+    state = {k.removeprefix("fusion/"): v for k, v in arrays.items() if k.startswith("fusion/")}
+    reply = _prefixed("fused", _statistics(desk, rule.apply(outputs_MNK, state), examples))
+    final_NK = outputs_MNK[0] if request.candidates[0].name == FINAL else None
+    if final_NK is not None:
+        reply |= _prefixed("final", _statistics(desk, final_NK, examples))
+    return answer, reply | _deployed(desk, request, arrays, examples, final_NK)
+
+
+def targets(desk: Desk, examples: Examples) -> Floats:
+    """Return one-hot rows [N, C], or values [N, 1]."""
+    if desk.kind.output == "classes":
+        one_hot_NC: Floats = np.eye(desk.subtask.outputs)[examples.y.astype(np.int64)]
+        return one_hot_NC
+    return np.asarray(examples.y, dtype=np.float64)[:, None]
+
+
+def _deployed(
+    desk: Desk, request: FusionRequest, arrays: Arrays, examples: Examples, final_NK: Floats | None
+) -> Reply:
+    """Measure what the site deploys, and where it trained one, the model that it made alone."""
+    rows = desk.rows(examples)
+    reply: Reply = {}
+    local_NK = _kept_outputs(desk, "local", rows)
+    if final_NK is not None:
+        pool = _fit_pool(desk, request, arrays)
+        own_NK = apply_pool(local_NK, final_NK, pool, desk.kind.task)
+        if desk.site.egress.models:
+            reply |= _prefixed("pool", pool_to_arrays(pool))
+    elif local_NK is not None:
+        own_NK = local_NK
+    else:
+        return {}
+    reply |= _prefixed("own", _statistics(desk, own_NK, examples))
+    alone_NK = _kept_outputs(desk, "alone", rows)
+    if alone_NK is not None:
+        reply |= _prefixed("alone", _statistics(desk, alone_NK, examples))
+        reply |= _prefixed("paired", compare(own_NK, alone_NK, examples.y))
+    return reply
+
+
+def _fit_pool(desk: Desk, request: FusionRequest, arrays: Arrays) -> PoolState:
+    """Fit the pool of the local and the final model on the site's validation rows."""
+    raw = desk.raw()
+    validation = desk.rows(raw.validation)
+    classes = desk.kind.output == "classes"
+    return fit_pool(
+        _kept_outputs(desk, "local", validation),
+        _candidate_outputs(desk, request.candidates[:1], arrays, validation)[0],
+        raw.validation.y,
+        class_counts(desk, raw) if classes else None,
+        np.asarray(request.class_counts) if classes and request.class_counts else None,
+        desk.kind.task,
+    )
+
+
+def _kept_outputs(desk: Desk, role: str, rows: Rows) -> Floats | None:
+    kept = desk.state.get(desk.subtask.name, role)
+    return raw_outputs(desk, desk.model(kept.model, kept.arrays), rows) if kept else None
+
+
+def _candidate_outputs(
+    desk: Desk, candidates: tuple[Candidate, ...], arrays: Arrays, rows: Rows
+) -> NDArray[np.float64]:
+    found = []
+    for index, candidate in enumerate(candidates):
+        prefix = f"{index}/"
+        own = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+        found.append(raw_outputs(desk, desk.model(candidate.model, own), rows))
+    return np.stack(found)
+
+
+def _prior(class_counts_C: Floats) -> Floats:
+    # Half an example more in each class: a class that nobody counted is not impossible.
+    smoothed_C = class_counts_C + 0.5
+    prior_1C: Floats = (smoothed_C / smoothed_C.sum())[None, :]
+    return prior_1C
+
+
+def _split(desk: Desk, rows: str) -> Examples:
+    raw = desk.raw()
+    if rows not in {"validation", "test"}:
+        raise MessageError("rows are 'validation' or 'test'")
+    return raw.validation if rows == "validation" else raw.test
+
+
+def _statistics(desk: Desk, outputs_NK: Floats, examples: Examples) -> Reply:
+    if desk.kind.output == "classes":
+        return dict(metrics.classification_statistics(outputs_NK, examples.y))
+    return dict(metrics.regression_statistics(outputs_NK[:, 0], examples.y))
+
+
+def _prefixed(prefix: str, arrays: Arrays) -> Reply:
+    return {f"{prefix}/{name}": array for name, array in arrays.items()}
+
+
+def _evaluation(desk: Desk, request: EvaluationRequest, num_examples: int, processed: int = 0) -> Evaluation:
+    return Evaluation(
+        run=request.run,
+        round=request.round,
+        subtask=desk.subtask.name,
+        site=desk.site.name,
+        num_examples=num_examples,
+        examples_processed=processed + _forward(num_examples),
+    )
+
+
+def _forward(num_examples: int) -> int:
+    """Return the work of a forward pass, in training examples: about a third of one each."""
+    return -(-num_examples // 3)

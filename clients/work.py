@@ -1,0 +1,225 @@
+"""One subtask at one site: train on private rows, digest soft labels, say what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from clients import egress
+from clients.custody import SiteRows
+from clients.site import Site
+from clients.state import SiteState
+from collab.data.examples import Examples
+from collab.data.preprocess import Preprocessing, measure
+from collab.distillation import distil
+from collab.kinds.contract import Kind
+from collab.models.contract import build, from_arrays, to_arrays
+from collab.plugins import load
+from collab.rng import derive, generator
+from collab.soft_labels.contract import check_soft_labels
+from collab.training import Rows, mean_loss, outputs, predict, train, train_early_stopped
+from protocol.arrays import Arrays, check, digest, spec_of
+from protocol.errors import DataError, MessageError
+from protocol.messages import (
+    Assignment,
+    Capability,
+    Contribution,
+    DataSummary,
+    Subtask,
+    SubtaskQuery,
+    Trial,
+)
+
+Reply = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What a site needs to work on one subtask: its rows, its kind and its memory."""
+
+    site: Site
+    state: SiteState
+    subtask: Subtask
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the subtask."""
+        module = load("kinds", self.subtask.kind)
+        kind: Kind = getattr(module, "KIND", module)
+        return kind
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The federated preprocessing that the server merged."""
+        if self.subtask.preprocessing is None:
+            raise MessageError(f"subtask '{self.subtask.name}' came without its preprocessing")
+        return Preprocessing.model_validate_json(self.subtask.preprocessing)
+
+    def raw(self) -> SiteRows:
+        """Return the site's rows before preprocessing."""
+        return self.site.custody.rows(self.subtask)
+
+    def rows(self, examples: Examples) -> Rows:
+        """Return preprocessed inputs and targets on the site's device."""
+        x = torch.as_tensor(self.preprocessing.transform(examples)).to(self.site.device)
+        return Rows(x, self.kind.target(examples.y).to(self.site.device))
+
+    def public(self) -> torch.Tensor:
+        """Return the preprocessed public set; refuse one that differs from the server's."""
+        x = self.preprocessing.transform(self.site.custody.public(self.subtask))
+        if digest({"x": x}) != self.subtask.public_digest:
+            raise DataError(f"subtask '{self.subtask.name}': the public set here differs from the server's")
+        return torch.as_tensor(x).to(self.site.device)
+
+    def fresh(self, name: str) -> nn.Module:
+        """Return the model ``name`` with the parameters that every site of this seed starts from."""
+        seed = derive(self.subtask.seed, self.subtask.name, name, "initial")
+        shape = self.preprocessing.input_shape
+        return build(name, shape, self.subtask.outputs, seed).to(self.site.device)
+
+    def model(self, name: str, arrays: Arrays) -> nn.Module:
+        """Return the model ``name`` holding ``arrays``, which are checked first."""
+        module = self.fresh(name)
+        check(arrays, spec_of(to_arrays(module)))
+        from_arrays(module, arrays)
+        return module
+
+    def local(self, name: str) -> nn.Module:
+        """Return the site's own last model of this architecture, or a fresh one."""
+        kept = self.state.get(self.subtask.name)
+        return self.model(name, kept.arrays) if kept and kept.model == name else self.fresh(name)
+
+
+def capability(site: Site) -> Capability:
+    """Return what the site can do; example counts are rounded, and come with the summaries."""
+    return site.capability
+
+
+def summarise(desk: Desk, query: SubtaskQuery) -> DataSummary:
+    """Return the mergeable statistics of the site's train rows."""
+    rows = desk.raw()
+    if not len(rows.train):
+        raise DataError(f"subtask '{query.subtask.name}': no train rows")
+    counts = class_counts(desk, rows) if desk.kind.output == "classes" else np.zeros(0)
+    return DataSummary(
+        site=desk.site.name,
+        subtask=query.subtask.name,
+        statistics=measure(rows.train).model_dump_json(),
+        class_counts=egress.histogram(counts, desk.site.egress),
+        train=len(rows.train),
+        validation=len(rows.validation),
+        test=len(rows.test),
+    )
+
+
+def class_counts(desk: Desk, rows: SiteRows) -> NDArray[np.float64]:
+    """Return the number of train rows of each class [C]."""
+    return np.bincount(rows.train.y.astype(np.int64), minlength=desk.subtask.outputs).astype(np.float64)
+
+
+def try_models(desk: Desk, query: SubtaskQuery) -> Trial:
+    """Train each model for one assignment's work and return its validation loss (a sum)."""
+    raw = desk.raw()
+    rows, validation = desk.rows(raw.train), desk.rows(raw.validation)
+    if not len(validation):
+        raise DataError(f"subtask '{query.subtask.name}': select = 'validation' needs validation rows")
+    losses = {}
+    for name in query.models:
+        module = desk.fresh(name)
+        rng = generator(desk.subtask.seed, desk.subtask.name, desk.site.name, name, "trial")
+        train(module, rows, desk.kind, desk.subtask.train, rng)
+        losses[name] = mean_loss(module, validation, desk.kind) * len(validation)
+    return Trial(
+        site=desk.site.name, subtask=desk.subtask.name, num_examples=len(validation), loss_sums=losses
+    )
+
+
+def train_weights(desk: Desk, assignment: Assignment, arrays: Arrays) -> tuple[Contribution, Reply]:
+    """Train the global model on private rows and return its arrays."""
+    module = desk.model(assignment.model, arrays)
+    rows = desk.rows(desk.raw().train)
+    processed = train(module, rows, desk.kind, desk.subtask.train, _batches(desk, assignment))
+    given = to_arrays(module)
+    desk.state.put(desk.subtask.name, assignment.model, given)
+    return _contribution(desk, assignment, len(rows), processed, given), given
+
+
+def train_soft_labels(desk: Desk, assignment: Assignment) -> tuple[Contribution, Reply]:
+    """Train the site's own model on private rows and return its probabilities on the public set."""
+    raw = desk.raw()
+    rows = desk.rows(raw.train)
+    module = desk.local(assignment.model)
+    processed = train(module, rows, desk.kind, desk.subtask.train, _batches(desk, assignment))
+    desk.state.put(desk.subtask.name, assignment.model, to_arrays(module))
+    probabilities_NC = predict(module, desk.public(), desk.kind).astype(np.float32)
+    given: Reply = {"probabilities": probabilities_NC}
+    histogram = egress.histogram(class_counts(desk, raw), desk.site.egress)
+    contribution = _contribution(desk, assignment, len(rows), processed, given)
+    return contribution.model_copy(update={"class_counts": histogram}), given
+
+
+def digest_soft_labels(desk: Desk, model: str, round_: int, soft_labels_NC: NDArray[Any]) -> int:
+    """Distil the combined soft labels into the site's own model; return the examples processed."""
+    public = desk.public()
+    check_soft_labels(soft_labels_NC, len(public), desk.subtask.outputs)
+    module = desk.local(model)
+    rng = generator(desk.subtask.seed, round_, desk.subtask.name, desk.site.name, "digest")
+    processed = distil(module, public, soft_labels_NC, rng, desk.subtask.digest)
+    desk.state.put(desk.subtask.name, model, to_arrays(module))
+    return processed
+
+
+def train_alone(desk: Desk, assignment: Assignment) -> tuple[Contribution, Reply]:
+    """Train without anybody's help, early stopped on validation: the baseline of this site.
+
+    ``assignment.round`` is the number of rounds of the run: the budget is rounds x local_epochs.
+    """
+    raw = desk.raw()
+    rows, validation = desk.rows(raw.train), desk.rows(raw.validation)
+    rng = generator(desk.subtask.seed, desk.subtask.name, desk.site.name, "alone")
+    epochs = assignment.round * epochs_per_round(desk.subtask, len(rows))
+    module = desk.fresh(assignment.model)
+    given = train_early_stopped(module, rows, validation, desk.kind, desk.subtask.train, rng, epochs=epochs)
+    desk.state.put(desk.subtask.name, assignment.model, given, role="alone")
+    contribution = _contribution(desk, assignment, len(rows), epochs * len(rows), given)
+    return contribution, given if desk.site.egress.models else {}
+
+
+def epochs_per_round(subtask: Subtask, num_rows: int) -> int:
+    """Return how many passes over ``num_rows`` rows one assignment makes, rounded up."""
+    spec = subtask.train
+    if spec.local_steps is None:
+        return spec.local_epochs
+    return -(-spec.local_steps * spec.batch_size // max(num_rows, 1))
+
+
+def raw_outputs(desk: Desk, module: nn.Module, rows: Rows) -> NDArray[np.float64]:
+    """Return probabilities [N, C] or predictions [N, 1] on ``rows``."""
+    return desk.kind.predict(outputs(module, rows.x))
+
+
+def _batches(desk: Desk, assignment: Assignment) -> np.random.Generator:
+    # Never from the attempt: a repeated assignment must draw the same batches.
+    return generator(desk.subtask.seed, assignment.round, desk.subtask.name, desk.site.name, "batches")
+
+
+def _contribution(
+    desk: Desk, assignment: Assignment, num_examples: int, processed: int, given: Reply
+) -> Contribution:
+    return Contribution(
+        run=assignment.run,
+        round=assignment.round,
+        subtask=desk.subtask.name,
+        site=desk.site.name,
+        attempt=assignment.attempt,
+        model=assignment.model,
+        exchange=desk.subtask.exchange,
+        num_examples=num_examples,
+        examples_processed=processed,
+        digest=digest(given),
+    )

@@ -1,0 +1,210 @@
+"""What a site can do, and the one place where a policy's suggestions become a plan.
+
+A policy suggests, this file decides (after dask's active memory manager): whatever a policy
+returns, a plan holds only what is feasible, within capacity, once, and with a reason.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from collab import plugins
+from collab.allocation.contract import Request, SiteView, SubtaskView, Suggestion
+from collab.allocation.predicates import Rule, compile_rule
+from collab.rng import generator
+from protocol.errors import ConfigError
+
+Refusal = tuple[Suggestion, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who does what in a round, and why the rest does not."""
+
+    assignments: tuple[Suggestion, ...]  # in order of (subtask, site)
+    refused: tuple[Refusal, ...]  # what the policy suggested in vain, and why
+    unserved: dict[str, str]  # subtask -> why it has no site, or fewer than its min_sites
+
+
+@dataclass(frozen=True)
+class _Obstacle:
+    constraint: str  # the same words for every site that it stops, so that they can be counted
+    found: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.constraint} ({self.found})" if self.found else self.constraint
+
+
+_Table = Mapping[tuple[str, str], list[_Obstacle]]  # (site, subtask) -> what stands in the way
+
+
+def obstacles(subtask: SubtaskView, site: SiteView, rules: Mapping[str, str]) -> list[str]:
+    """Return all that keeps ``site`` from ``subtask``, a phrase each; empty if it can do it.
+
+    Raises:
+        ConfigError: the subtask's rule cannot be parsed.
+    """
+    return [str(obstacle) for obstacle in _obstacles(subtask, site, _compiled(rules, [subtask]))]
+
+
+def able(request: Request) -> list[tuple[SiteView, tuple[SubtaskView, ...]]]:
+    """Return each site in order of name with the subtasks that it can do, in the request's order.
+
+    Sites that can do nothing are left out.
+
+    Raises:
+        ConfigError: a rule cannot be parsed.
+    """
+    table = _table(request)
+    sites = sorted(request.sites, key=lambda site: site.name)
+    can = [(site, tuple(s for s in request.subtasks if not table[site.name, s.name])) for site in sites]
+    return [(site, subtasks) for site, subtasks in can if subtasks]
+
+
+def plan(policy: str, request: Request) -> Plan:
+    """Ask the policy of that name and keep what is sound.
+
+    The plan depends neither on the order of the request's sites nor on that of the
+    suggestions: where a site got more than its capacity, the highest scores stay, ties in
+    order of the subtask's name.
+
+    Raises:
+        ConfigError: no policy has that name, it returns no list of ``Suggestion``, or a rule
+            cannot be parsed.
+    """
+    request = replace(request, sites=tuple(sorted(request.sites, key=lambda site: site.name)))
+    choice = plugins.load("allocation", policy)
+    suggestions = _ask(policy, choice, request)
+    unlimited = getattr(choice, "IGNORES_CAPACITY", False) is True
+    capacity = len(request.subtasks) if unlimited else request.capacity
+    table = _table(request)
+    kept, refused = _decide(suggestions, table, capacity)
+    return Plan(
+        assignments=tuple(sorted(kept, key=lambda s: (s.subtask, s.site))),
+        refused=tuple(sorted(refused, key=lambda pair: (str(pair[0].subtask), str(pair[0].site), pair[1]))),
+        unserved=_unserved(policy, request, kept, table, capacity),
+    )
+
+
+def _compiled(rules: Mapping[str, str], subtasks: Iterable[SubtaskView]) -> dict[str, tuple[str, Rule]]:
+    texts = {subtask.name: rules[subtask.name] for subtask in subtasks if subtask.name in rules}
+    return {name: (text, compile_rule(text)) for name, text in texts.items()}
+
+
+def _table(request: Request) -> _Table:
+    rules = _compiled(request.rules, request.subtasks)
+    return {
+        (site.name, subtask.name): _obstacles(subtask, site, rules)
+        for site in request.sites
+        for subtask in request.subtasks
+    }
+
+
+def _obstacles(
+    subtask: SubtaskView, site: SiteView, rules: Mapping[str, tuple[str, Rule]]
+) -> list[_Obstacle]:
+    found: list[_Obstacle] = []
+    examples = site.examples.get(subtask.name, 0)
+    has_memory = f"has {site.memory_mib:g}"
+    if examples <= 0:
+        found.append(_Obstacle("no data for it"))
+    elif examples < subtask.needs_min_examples:
+        found.append(_Obstacle(f"fewer than {subtask.needs_min_examples} examples", f"has {examples}"))
+    if site.memory_mib < subtask.needs_memory_mib:
+        found.append(_Obstacle(f"less than {subtask.needs_memory_mib:g} MiB of memory", has_memory))
+    if site.memory_mib < subtask.smallest_model_mib:
+        need = f"no room for its smallest model of {subtask.smallest_model_mib:g} MiB"
+        found.append(_Obstacle(need, has_memory))
+    text, admits = rules.get(subtask.name, ("", None))
+    if admits is not None and not admits(site):
+        found.append(_Obstacle(f"rule not met: {text}"))
+    return found
+
+
+def _ask(policy: str, choice: Any, request: Request) -> list[Suggestion]:
+    allocate = getattr(choice, "allocate", None)
+    if not callable(allocate):
+        raise ConfigError(f"allocation policy '{policy}' has no function allocate(request, rng)")
+    answer = allocate(request, generator(request.seed, request.round, "allocation", policy))
+    if not isinstance(answer, (list, tuple)):
+        kind = type(answer).__name__
+        raise ConfigError(
+            f"allocation policy '{policy}' returned {kind}, it must return a list of Suggestion"
+        )
+    for item in answer:
+        if not isinstance(item, Suggestion):
+            kind = type(item).__name__
+            raise ConfigError(
+                f"allocation policy '{policy}' returned a list with {kind}, not Suggestion, in it"
+            )
+    return list(answer)
+
+
+def _decide(
+    suggestions: list[Suggestion], table: _Table, capacity: int
+) -> tuple[list[Suggestion], list[Refusal]]:
+    checked = [(suggestion, _unsound(suggestion, table)) for suggestion in suggestions]
+    refused = [(suggestion, why) for suggestion, why in checked if why]
+    sound = [replace(suggestion, score=float(suggestion.score)) for suggestion, why in checked if not why]
+    held: defaultdict[str, list[str]] = defaultdict(list)
+    kept: list[Suggestion] = []
+    for suggestion in sorted(sound, key=lambda s: (-s.score, s.subtask, s.site, s.reason)):
+        mine = held[suggestion.site]
+        if suggestion.subtask in mine:
+            refused.append((suggestion, "suggested twice"))
+        elif len(mine) >= capacity:
+            refused.append((suggestion, f"over capacity: the site already has {', '.join(mine)}"))
+        else:
+            mine.append(suggestion.subtask)
+            kept.append(suggestion)
+    return kept, refused
+
+
+def _unsound(suggestion: Suggestion, table: _Table) -> str:
+    # The types are what a policy should give; a user's policy may not.
+    site, subtask, reason = suggestion.site, suggestion.subtask, suggestion.reason
+    if not (isinstance(site, str) and isinstance(subtask, str) and isinstance(reason, str)):
+        return "site, subtask and reason must be text"
+    if not _is_finite(suggestion.score):
+        return "its score is not a finite number"
+    if not reason.strip():
+        return "it gives no reason"
+    if (site, subtask) not in table:
+        return f"'{site}' and '{subtask}' are not a site and a subtask of this round"
+    return "; ".join(map(str, table[site, subtask]))
+
+
+def _is_finite(score: object) -> bool:
+    try:
+        return isinstance(score, numbers.Real) and math.isfinite(score)
+    except OverflowError:  # an int beyond the largest float
+        return False
+
+
+def _unserved(
+    policy: str, request: Request, kept: list[Suggestion], table: _Table, capacity: int
+) -> dict[str, str]:
+    load = Counter(suggestion.site for suggestion in kept)
+    pairs = {(suggestion.site, suggestion.subtask) for suggestion in kept}
+
+    def constraint(site: str, subtask: str) -> str:
+        if table[site, subtask]:
+            return table[site, subtask][0].constraint
+        return f"busy ({capacity} a site)" if load[site] >= capacity else f"not chosen by policy '{policy}'"
+
+    sentences: dict[str, str] = {}
+    for subtask in request.subtasks:
+        others = [site.name for site in request.sites if (site.name, subtask.name) not in pairs]
+        needed, got = max(1, subtask.min_sites), len(request.sites) - len(others)
+        if got < needed:
+            counts = Counter(constraint(site, subtask.name) for site in others).most_common()
+            why = ", ".join(f"{count} × {text}" for text, count in counts)
+            sentences[subtask.name] = (
+                f"has {got} sites, needs {needed}; the others: {why or 'there are none'}"
+            )
+    return sentences

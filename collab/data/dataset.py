@@ -1,0 +1,145 @@
+"""Who has which rows: a scenario deals one data set out to its sites, a deployed site has its own file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collab.data.apportion import apportion
+from collab.data.config import DataConfig, Inputs, Output, PartitionConfig
+from collab.data.examples import Examples
+from collab.data.formats import describe, load
+from collab.data.partition import partition as deal
+from collab.data.public import draw_public
+from collab.rng import generator
+from protocol.errors import ConfigError, DataError
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ScenarioData:
+    """One data set, dealt out.
+
+    Attributes:
+        by_site: each site's rows, train, validation and test together (see ``splits.split``).
+        public: rows without labels that no site has, or None.
+        labels: the classes, position = index in y; None if y is a value.
+    """
+
+    by_site: Mapping[str, Examples]
+    public: Examples | None
+    labels: tuple[str, ...] | None
+
+
+def build_scenario_examples(  # noqa: PLR0913 - each argument is one independent fact of the scenario
+    config: DataConfig,
+    partition: PartitionConfig,
+    sites: Sequence[str],
+    *,
+    labels: Sequence[str] | int | None,
+    output: Output,
+    inputs: Inputs,
+    seed: int,
+    data_name: str,
+    holdout: int = 0,
+    base: Path | None = None,
+) -> ScenarioData:
+    """Read a data set, hold out the public set, deal the rest out, then the official test rows.
+
+    A function of its arguments and the file: every engine, policy and baseline gets the same rows.
+
+    Args:
+        config: the data block ``data_name``.
+        partition: how it is dealt out.
+        sites: the sites that have the subtask.
+        labels: see ``formats.load``.
+        output: see ``formats.load``.
+        inputs: see ``formats.load``.
+        seed: of the collaboration.
+        data_name: makes the draws of two data sets independent.
+        holdout: rows of the public set, 0 for none.
+        base: see ``formats.load``.
+
+    Raises:
+        DataError: see ``formats.load``; too few rows, one class alone, or a site without rows.
+        ConfigError: keys that do not go together.
+    """
+    rows, names = load(config, labels, output, inputs, base)
+    _require_two_classes(rows, config)
+    test = _official_test(rows, config)
+    mine = np.setdiff1d(np.arange(len(rows)), test)
+    public: Examples | None = None
+    if holdout:
+        held_out, rest = draw_public(rows.take(mine), holdout, generator(seed, data_name, "public"))
+        public, mine = rows.take(mine[held_out]).without_targets(), mine[rest]
+    pool = rows.take(mine)
+    rng = generator(seed, data_name, "partition")
+    dealt = deal(pool.y, pool.site_N, partition, sites, rng, group_N=pool.group_N)
+    indices = {site: mine[at] for site, at in dealt.items()}
+    official = _deal_test(rows, test, indices, partition, generator(seed, data_name, "test"))
+    by_site = {site: rows.take(np.concatenate([indices[site], official[site]])) for site in sites}
+    return ScenarioData(by_site, public, names)
+
+
+def load_site(
+    config: DataConfig, labels: Sequence[str] | int | None, output: Output, inputs: Inputs, base: Path | None
+) -> Examples:
+    """Return the rows of a deployed site: all rows of its file are its own.
+
+    Raises:
+        ConfigError: the subtask has no labels, which no site can infer from its own rows alone, or
+            ``files``, which is for scenarios.
+        DataError: see ``formats.load``.
+    """
+    if output == "classes" and labels is None:
+        raise ConfigError(
+            "the subtask needs labels in the collaboration file: a site sees its own classes alone and could "
+            "number them otherwise than another"
+        )
+    if config.files is not None:
+        raise ConfigError("files is for scenarios: a site's own data block has one path")
+    return load(config, labels, output, inputs, base)[0]
+
+
+def _require_two_classes(rows: Examples, config: DataConfig) -> None:
+    if rows.y.dtype.kind == "i" and len(np.unique(rows.y)) < 2:
+        raise DataError(f"{describe(config)}: the target has one class only: there is nothing to learn")
+
+
+def _official_test(rows: Examples, config: DataConfig) -> Indices:
+    if config.split.test_path is None or rows.split_N is None:
+        return np.empty(0, dtype=np.int64)
+    return np.flatnonzero(rows.split_N == "test")
+
+
+def _deal_test(
+    rows: Examples,
+    test: Indices,
+    train: Mapping[str, Indices],
+    config: PartitionConfig,
+    rng: np.random.Generator,
+) -> dict[str, Indices]:
+    """Deal the official test rows out: by site if they name it, else as their class's train rows lie.
+
+    A site with 30 % of the train rows of a class gets 30 % of its test rows; values are one class.
+    """
+    if config.kind in ("column", "files") and rows.site_N is not None and (rows.site_N[test] != "").all():
+        return {site: test[rows.site_N[test] == site] for site in train}
+    parts: dict[str, list[Indices]] = {site: [np.empty(0, dtype=np.int64)] for site in train}
+    for label in np.unique(_strata(rows, test)):
+        members = rng.permutation(test[_strata(rows, test) == label])
+        shares = [int((_strata(rows, at) == label).sum()) for at in train.values()]
+        cuts = np.cumsum(apportion(len(members), shares))[:-1]
+        for site, part in zip(train, np.split(members, cuts), strict=True):
+            parts[site].append(part)
+    return {site: np.sort(np.concatenate(chunks)) for site, chunks in parts.items()}
+
+
+def _strata(rows: Examples, indices: Indices) -> Indices:
+    is_class = rows.y.dtype.kind == "i"
+    return rows.y[indices] if is_class else np.zeros(len(indices), dtype=np.int64)

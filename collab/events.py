@@ -1,0 +1,168 @@
+"""What happens to a run (events) and what is to be done about it (instructions), as values.
+
+Both are frozen and have a JSON form, so a run's log can be read back and replayed. Times are
+seconds on the clock that the engine supplies, from the start of the run.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from protocol.messages import Amount, Capability, Count, Frozen, Name, Round, Text
+
+AssignmentKey = Annotated[str, Field(max_length=400)]
+Seconds = Amount
+
+
+class _Event(Frozen):
+    at_s: Seconds
+
+
+class SiteJoined(_Event):
+    """A site said what it can do; it takes part from the next round on.
+
+    ``seconds`` predicts one round of each subtask at this site; ``models`` is what it will hold.
+    """
+
+    type: Literal["site_joined"] = "site_joined"
+    capability: Capability
+    seconds: dict[Name, Amount]
+    models: dict[Name, Name]
+
+
+class SiteLost(_Event):
+    """A site is gone: nothing more is expected of it."""
+
+    type: Literal["site_lost"] = "site_lost"
+    site: Name
+    reason: Text = ""
+
+
+class Started(_Event):
+    """All preparation is done; the first round may open.
+
+    ``model_mib`` is the memory that the smallest model of each subtask takes.
+    """
+
+    type: Literal["started"] = "started"
+    model_mib: dict[Name, Amount] = {}
+
+
+class Arrived(_Event):
+    """A contribution that was checked and found good."""
+
+    type: Literal["arrived"] = "arrived"
+    assignment: AssignmentKey
+    num_examples: Count
+    digest: str
+
+
+class Rejected(_Event):
+    """A contribution that cannot be used, or an assignment that the site answered with an error."""
+
+    type: Literal["rejected"] = "rejected"
+    assignment: AssignmentKey
+    code: Name
+    detail: Text = ""
+
+
+class TimePassed(_Event):
+    """The clock reached ``at_s`` and nothing else happened."""
+
+    type: Literal["time_passed"] = "time_passed"
+
+
+class Evaluated(_Event):
+    """The aggregated model of a subtask was measured on federated validation rows.
+
+    ``value`` is the metric that decides; None where no site could measure it.
+    """
+
+    type: Literal["evaluated"] = "evaluated"
+    round: Round
+    subtask: Name
+    value: float | None
+    num_examples: Count
+
+
+class Send(Frozen):
+    """Ask a site to do a subtask."""
+
+    type: Literal["send"] = "send"
+    round: Round
+    subtask: Name
+    site: Name
+    attempt: int
+    model: Name
+    score: float
+    reason: Text
+
+
+class Wait(Frozen):
+    """Nothing is due before ``until_s`` unless something arrives."""
+
+    type: Literal["wait"] = "wait"
+    until_s: Seconds
+
+
+class Discard(Frozen):
+    """Do not use this contribution."""
+
+    type: Literal["discard"] = "discard"
+    assignment: AssignmentKey
+    code: Literal["late", "duplicate", "unknown"]
+
+
+class Aggregate(Frozen):
+    """Close a subtask's round: merge these contributions in this order."""
+
+    type: Literal["aggregate"] = "aggregate"
+    round: Round
+    subtask: Name
+    assignments: tuple[AssignmentKey, ...]
+    coverage: float
+
+
+class Evaluate(Frozen):
+    """Every cohort of the round has closed: measure these subtasks at all sites that have them."""
+
+    type: Literal["evaluate"] = "evaluate"
+    round: Round
+    subtasks: tuple[Name, ...]
+
+
+class Skip(Frozen):
+    """Close a subtask's round without any contribution: its model stays as it is."""
+
+    type: Literal["skip"] = "skip"
+    round: Round
+    subtask: Name
+    reason: Text
+
+
+class Finish(Frozen):
+    """The run is complete."""
+
+    type: Literal["finish"] = "finish"
+    reason: Text
+
+
+class Abort(Frozen):
+    """The run cannot go on; ``reason`` says why and what to do."""
+
+    type: Literal["abort"] = "abort"
+    reason: Text
+
+
+Event = Annotated[
+    SiteJoined | SiteLost | Started | Arrived | Rejected | TimePassed | Evaluated,
+    Field(discriminator="type"),
+]
+Instruction = Annotated[
+    Send | Wait | Discard | Aggregate | Evaluate | Skip | Finish | Abort, Field(discriminator="type")
+]
+
+EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+INSTRUCTION: TypeAdapter[Instruction] = TypeAdapter(Instruction)

@@ -1,0 +1,365 @@
+"""The run as a state machine: events in, instructions out.
+
+It does nothing itself: clock, network, disk and randomness are the caller's. Events must come
+in order of time, and those of one moment in order of site name; then the same events always
+give the same instructions, which is what ``consilium replay`` checks.
+
+A round is one barrier over the subtasks. A subtask's cohort closes when everybody answered,
+when a quorum has answered and ``grace_s`` have passed since, or at ``deadline_s``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from collab.allocation.contract import History, Request, SiteView, SubtaskView
+from collab.allocation.feasibility import obstacles, plan
+from collab.collaboration import Collaboration, metric_of
+from collab.events import (
+    Abort,
+    Aggregate,
+    Arrived,
+    Discard,
+    Evaluate,
+    Evaluated,
+    Event,
+    Finish,
+    Instruction,
+    Rejected,
+    Send,
+    SiteJoined,
+    SiteLost,
+    Skip,
+    Started,
+    TimePassed,
+    Wait,
+)
+from collab.metrics import is_better
+from protocol.messages import assignment_id
+
+Outcome = Literal["asked", "contributed", "late", "rejected", "lost", "silent"]
+
+MAX_ATTEMPTS = 3
+MAX_EMPTY_ROUNDS = 3
+
+
+@dataclass
+class Task:
+    """One assignment and what became of it."""
+
+    send: Send
+    examples: int
+    outcome: Outcome = "asked"
+    detail: str = ""
+    answered_s: float | None = None
+
+
+@dataclass
+class Cohort:
+    """The assignments of one subtask in one round."""
+
+    subtask: str
+    opened_s: float
+    tasks: dict[str, Task] = field(default_factory=dict)
+    grace_ends_s: float = math.inf
+    closed: bool = False
+    measured: bool = False
+    evaluating: bool = False
+
+    def with_outcome(self, outcome: Outcome) -> dict[str, Task]:
+        """Return the tasks that ended so, in order of site name."""
+        chosen = {k: t for k, t in self.tasks.items() if t.outcome == outcome}
+        return dict(sorted(chosen.items(), key=lambda item: item[1].send.site))
+
+
+class Rounds:
+    """The state of one run. It changes through ``handle`` alone."""
+
+    def __init__(self, collaboration: Collaboration, run: str) -> None:
+        self._terms = collaboration
+        self._run = run
+        self._sites: dict[str, SiteJoined] = {}
+        self._model_mib: dict[str, float] = {}
+        self._last_round: dict[tuple[str, str], int] = {}
+        self._stopped: set[str] = set()
+        self._now_s = 0.0
+        self._empty_rounds = 0
+        self.round = 0
+        self.cohorts: dict[str, Cohort] = {}
+        self.history: list[Cohort] = []
+        self.over = False
+
+    def handle(self, event: Event) -> tuple[Instruction, ...]:
+        """Take in one event and return what is to be done about it, in order."""
+        if self.over:
+            return ()
+        self._now_s = max(self._now_s, event.at_s)
+        handler: Callable[[Event], Iterator[Instruction]] = getattr(self, f"_on_{event.type}")
+        instructions = tuple(handler(event))
+        self.over = any(isinstance(i, Finish | Abort) for i in instructions)
+        self.check_invariants()
+        return instructions
+
+    def task(self, assignment: str) -> Task | None:
+        """Return the assignment of that id, of this round or an earlier one."""
+        cohorts = [*self.cohorts.values(), *reversed(self.history)]
+        return next((c.tasks[assignment] for c in cohorts if assignment in c.tasks), None)
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError where the state contradicts itself; tests call it after each event."""
+        for cohort in self.cohorts.values():
+            open_tasks = cohort.with_outcome("asked")
+            sites = [t.send.site for t in cohort.tasks.values() if t.outcome in {"asked", "contributed"}]
+            if cohort.closed and open_tasks:
+                raise AssertionError("a closed cohort still waits for somebody")
+            if len(sites) != len(set(sites)):
+                raise AssertionError("a site is asked twice for one subtask")
+            if cohort.measured and not cohort.closed:
+                raise AssertionError("measured before it closed")
+
+    # -- events ---------------------------------------------------------------------------------
+
+    def _on_site_joined(self, event: SiteJoined) -> Iterator[Instruction]:
+        self._sites[event.capability.site] = event
+        return iter(())
+
+    def _on_site_lost(self, event: SiteLost) -> Iterator[Instruction]:
+        self._sites.pop(event.site, None)
+        for cohort in list(self.cohorts.values()):
+            for key, task in list(cohort.with_outcome("asked").items()):
+                if task.send.site == event.site:
+                    yield from self._failed(cohort, key, "lost", event.reason or "the site is gone")
+
+    def _on_started(self, event: Started) -> Iterator[Instruction]:
+        self._model_mib = dict(event.model_mib)
+        yield from self._open_round()
+
+    def _on_arrived(self, event: Arrived) -> Iterator[Instruction]:
+        cohort, task = self._find(event.assignment)
+        if cohort is None or task is None:
+            yield Discard(assignment=event.assignment, code="unknown")
+        elif task.outcome == "contributed":
+            yield Discard(assignment=event.assignment, code="duplicate")
+        elif task.outcome != "asked":
+            task.outcome = "late" if task.outcome == "silent" else task.outcome
+            yield Discard(assignment=event.assignment, code="late")
+        else:
+            task.outcome, task.answered_s = "contributed", event.at_s
+            self._last_round[task.send.site, cohort.subtask] = self.round
+            yield from self._progress(cohort)
+
+    def _on_rejected(self, event: Rejected) -> Iterator[Instruction]:
+        cohort, task = self._find(event.assignment)
+        if cohort is not None and task is not None and task.outcome == "asked":
+            yield from self._failed(cohort, event.assignment, "rejected", f"{event.code}: {event.detail}")
+
+    def _on_time_passed(self, event: TimePassed) -> Iterator[Instruction]:
+        del event  # only its time matters, and that has been noted
+        for cohort in list(self.cohorts.values()):
+            if not cohort.closed:
+                yield from self._progress(cohort)
+
+    def _on_evaluated(self, event: Evaluated) -> Iterator[Instruction]:
+        cohort = self.cohorts.get(event.subtask)
+        if cohort is None or event.round != self.round or not cohort.closed or cohort.measured:
+            return
+        cohort.measured = True
+        terms = self._terms.subtasks[event.subtask]
+        if event.value is not None and terms.target is not None:
+            metric = metric_of(terms)
+            if event.value == terms.target or is_better(metric, event.value, terms.target):
+                self._stopped.add(event.subtask)
+        yield from self._after_closing()
+
+    # -- a round --------------------------------------------------------------------------------
+
+    def _open_round(self) -> Iterator[Instruction]:
+        active = [name for name in sorted(self._terms.subtasks) if name not in self._stopped]
+        if not active:
+            yield Finish(reason="every subtask reached its target")
+            return
+        if self.round >= self._terms.rounds:
+            yield Finish(reason=f"all {self._terms.rounds} rounds are done")
+            return
+        if not self._sites:
+            yield Abort(reason=f"round {self.round + 1}: all sites are gone; start them and run again")
+            return
+        if self._empty_rounds >= MAX_EMPTY_ROUNDS:
+            yield Abort(reason=f"round {self.round}: nobody answered in {MAX_EMPTY_ROUNDS} rounds on end")
+            return
+        self.history.extend(self.cohorts.values())
+        self.round += 1
+        self.cohorts = {name: Cohort(name, self._now_s) for name in active}
+        suggested = plan(self._terms.allocation.policy, self._request(active))
+        for s in suggested.assignments:
+            yield self._send(self.cohorts[s.subtask], s.site, 1, s.score, s.reason)
+        for name in active:
+            if not self.cohorts[name].tasks:
+                why = suggested.unserved.get(name, "no site was chosen")
+                yield self._skip(self.cohorts[name], why)
+        if not any(c.tasks for c in self.cohorts.values()):
+            yield Abort(reason=f"round {self.round}: nobody can do anything: {_first(suggested.unserved)}")
+            return
+        yield from self._wait()
+
+    def _send(self, cohort: Cohort, site: str, attempt: int, score: float, reason: str) -> Send:
+        joined = self._sites[site]
+        send = Send(
+            round=self.round,
+            subtask=cohort.subtask,
+            site=site,
+            attempt=attempt,
+            model=joined.models[cohort.subtask],
+            score=score,
+            reason=reason[:500],
+        )
+        key = assignment_id(self._run, self.round, cohort.subtask, site, attempt)
+        cohort.tasks[key] = Task(send, examples=joined.capability.subtasks[cohort.subtask])
+        return send
+
+    def _failed(self, cohort: Cohort, key: str, outcome: Outcome, detail: str) -> Iterator[Instruction]:
+        task = cohort.tasks[key]
+        task.outcome, task.detail, task.answered_s = outcome, detail[:500], self._now_s
+        substitute = self._substitute(cohort) if task.send.attempt < MAX_ATTEMPTS else None
+        if substitute is not None:
+            reason = f"handed on from {task.send.site}, which was {outcome}"
+            yield self._send(cohort, substitute, task.send.attempt + 1, task.send.score, reason)
+            yield from self._wait()
+        yield from self._progress(cohort)
+
+    def _substitute(self, cohort: Cohort) -> str | None:
+        """Return the idle, able site with the most examples that was not yet asked, if there is one."""
+        busy = {t.send.site for c in self.cohorts.values() for t in c.with_outcome("asked").values()}
+        asked = {t.send.site for t in cohort.tasks.values()}
+        view = self._subtask_view(cohort.subtask)
+        able = [
+            site
+            for site in (self._site_view(name) for name in sorted(self._sites.keys() - busy - asked))
+            if not obstacles(view, site, self._terms.allocation.rules)
+        ]
+        best = max(able, key=lambda site: site.examples[cohort.subtask], default=None)
+        return best.name if best else None
+
+    def _progress(self, cohort: Cohort) -> Iterator[Instruction]:
+        """Close the cohort if it is time, else start its grace period if a quorum has answered."""
+        if cohort.closed:
+            return
+        terms = self._terms.coordination_of(cohort.subtask)
+        given, open_tasks = cohort.with_outcome("contributed"), cohort.with_outcome("asked")
+        asked = len({t.send.site for t in cohort.tasks.values() if t.send.attempt == 1})
+        if given and len(given) >= math.ceil(terms.quorum * asked) and math.isinf(cohort.grace_ends_s):
+            cohort.grace_ends_s = self._now_s + terms.grace_s
+        due_s = min(cohort.grace_ends_s, cohort.opened_s + terms.deadline_s)
+        if open_tasks and self._now_s < due_s:
+            yield from self._wait()
+            return
+        for task in open_tasks.values():
+            task.outcome, task.detail = "silent", f"no answer by {due_s - cohort.opened_s:.1f} s"
+        yield from self._close(cohort, given)
+
+    def _close(self, cohort: Cohort, given: dict[str, Task]) -> Iterator[Instruction]:
+        coverage = _share(cohort)
+        least = self._terms.coordination_of(cohort.subtask).min_coverage
+        missing = sorted({t.send.site for t in cohort.tasks.values() if t.outcome != "contributed"})
+        if coverage < least:
+            yield Abort(
+                reason=f"round {self.round}, {cohort.subtask}: only {coverage:.0%} of the examples asked for "
+                f"came in (min_coverage is {least:.0%}); missing: {', '.join(missing)}"[:500]
+            )
+        elif given:
+            cohort.closed = True
+            yield Aggregate(
+                round=self.round, subtask=cohort.subtask, assignments=tuple(given), coverage=coverage
+            )
+            yield from self._after_closing()
+        else:
+            yield self._skip(cohort, f"nobody contributed; asked: {', '.join(missing)}")
+            yield from self._after_closing()
+
+    def _skip(self, cohort: Cohort, reason: str) -> Skip:
+        cohort.closed = cohort.measured = True
+        return Skip(round=self.round, subtask=cohort.subtask, reason=reason[:500])
+
+    def _after_closing(self) -> Iterator[Instruction]:
+        """Have the round measured once every cohort has closed; open the next once it has been."""
+        cohorts = self.cohorts.values()
+        unmeasured = tuple(c.subtask for c in cohorts if not c.measured)
+        if not all(c.closed for c in cohorts):
+            yield from self._wait()
+        elif not unmeasured:
+            given = any(c.with_outcome("contributed") for c in cohorts)
+            self._empty_rounds = 0 if given else self._empty_rounds + 1
+            yield from self._open_round()
+        elif not any(c.evaluating for c in cohorts):
+            for cohort in cohorts:
+                cohort.evaluating = True
+            yield Evaluate(round=self.round, subtasks=unmeasured)
+
+    def _wait(self) -> Iterator[Instruction]:
+        dues = [
+            min(c.grace_ends_s, c.opened_s + self._terms.coordination_of(c.subtask).deadline_s)
+            for c in self.cohorts.values()
+            if not c.closed
+        ]
+        if dues:
+            yield Wait(until_s=min(dues))
+
+    # -- views ----------------------------------------------------------------------------------
+
+    def _find(self, assignment: str) -> tuple[Cohort | None, Task | None]:
+        for cohort in (*self.cohorts.values(), *reversed(self.history)):
+            if assignment in cohort.tasks:
+                return cohort, cohort.tasks[assignment]
+        return None, None
+
+    def _request(self, active: list[str]) -> Request:
+        return Request(
+            round=self.round,
+            subtasks=tuple(self._subtask_view(name) for name in active),
+            sites=tuple(self._site_view(name) for name in sorted(self._sites)),
+            capacity=self._terms.allocation.max_subtasks_per_site,
+            rules=self._terms.allocation.rules,
+            history=History(last_round=dict(self._last_round)),
+            seed=self._terms.seed,
+        )
+
+    def _subtask_view(self, name: str) -> SubtaskView:
+        terms = self._terms.subtasks[name]
+        return SubtaskView(
+            name=name,
+            importance=terms.importance,
+            min_sites=terms.min_sites,
+            needs_memory_mib=terms.needs.memory_mib,
+            needs_min_examples=terms.needs.min_examples,
+            smallest_model_mib=self._model_mib.get(name, 0.0),
+        )
+
+    def _site_view(self, name: str) -> SiteView:
+        joined = self._sites[name]
+        c = joined.capability
+        return SiteView(
+            name=name,
+            memory_mib=c.memory_mib,
+            gpu=c.gpu,
+            gpu_memory_mib=c.gpu_memory_mib,
+            examples_per_s=c.examples_per_s,
+            bandwidth_mbit=c.bandwidth_mbit,
+            price=c.price,
+            # A subtask for which no model fits is one that the site cannot do.
+            examples={k: n for k, n in c.subtasks.items() if k in joined.models},
+            seconds=joined.seconds,
+        )
+
+
+def _share(cohort: Cohort) -> float:
+    """Return the share of the examples first asked for that came in; a substitute counts for what it has."""
+    asked = sum(t.examples for t in cohort.tasks.values() if t.send.attempt == 1)
+    given = sum(t.examples for t in cohort.tasks.values() if t.outcome == "contributed")
+    return min(1.0, given / asked) if asked else 0.0
+
+
+def _first(reasons: Mapping[str, str]) -> str:
+    return next(iter(f"{k}: {v}" for k, v in sorted(reasons.items())), "there are no sites")

@@ -1,0 +1,138 @@
+"""Local training and prediction on rows that are already tensors on their device.
+
+Shape suffixes: N rows, K outputs (classes, or 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from collab.kinds.contract import Kind
+from collab.models.contract import to_arrays
+from protocol.messages import TrainSpec
+
+_PREDICT_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Inputs and targets of one split of one site. Its repr shows no values."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __repr__(self) -> str:
+        return f"Rows({len(self)})"
+
+
+def batches(num_rows: int, spec: TrainSpec, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Yield the row indices of each mini-batch: whole epochs, or exactly ``local_steps`` updates."""
+    per_epoch = math.ceil(num_rows / spec.batch_size)
+    steps = spec.local_steps or spec.local_epochs * per_epoch
+    for step in range(steps):
+        if step % per_epoch == 0:
+            order = rng.permutation(num_rows)
+        start = step % per_epoch * spec.batch_size
+        yield order[start : start + spec.batch_size]
+
+
+def train(model: nn.Module, rows: Rows, kind: Kind, spec: TrainSpec, rng: np.random.Generator) -> int:
+    """Train ``model`` in place and return the number of examples that it processed.
+
+    With ``proximal_mu`` > 0 the gradient of μ/2 ‖w − w₀‖² is added, w₀ being the parameters at
+    the start (FedProx, Li et al., MLSys 2020, https://arxiv.org/abs/1812.06127).
+    """
+    anchor = [p.detach().clone() for p in model.parameters()] if spec.proximal_mu else []
+    return _run(model, rows, kind, spec, rng, _Stepper(_optimizer(model, spec), anchor))
+
+
+def train_early_stopped(
+    model: nn.Module,
+    rows: Rows,
+    validation: Rows,
+    kind: Kind,
+    spec: TrainSpec,
+    rng: np.random.Generator,
+    *,
+    epochs: int,
+) -> dict[str, NDArray[Any]]:
+    """Train ``epochs`` epochs and return the arrays of the epoch with the least validation loss.
+
+    Without validation rows the last epoch's arrays are returned. The optimiser keeps its state
+    from epoch to epoch, as a site that trains alone would have it.
+    """
+    one = spec.model_copy(update={"local_epochs": 1, "local_steps": None, "proximal_mu": 0.0})
+    optimizer = _optimizer(model, one)
+    best, least = to_arrays(model), math.inf
+    for _ in range(epochs):
+        _run(model, rows, kind, one, rng, _Stepper(optimizer, []))
+        loss = mean_loss(model, validation, kind) if len(validation) else -math.inf
+        if loss < least or not len(validation):
+            best, least = to_arrays(model), loss
+    return best
+
+
+@torch.no_grad()
+def outputs(model: nn.Module, x: Tensor) -> Tensor:
+    """Return the raw outputs [N, K] on the CPU, in blocks so that memory stays bounded."""
+    model.eval()
+    blocks = [model(block).cpu() for block in torch.split(x, _PREDICT_ROWS)] if len(x) else []
+    return torch.cat(blocks) if blocks else torch.zeros(0, _width(model, x))
+
+
+def mean_loss(model: nn.Module, rows: Rows, kind: Kind) -> float:
+    """Return the mean loss of ``model`` on ``rows``."""
+    return float(kind.loss(outputs(model, rows.x), rows.y.cpu()))
+
+
+def predict(model: nn.Module, x: Tensor, kind: Kind) -> NDArray[np.float64]:
+    """Return probabilities [N, C] or predictions [N, 1]."""
+    return kind.predict(outputs(model, x))
+
+
+@dataclass(frozen=True)
+class _Stepper:
+    """An optimiser, and the parameters that FedProx pulls towards ([] for none)."""
+
+    optimizer: torch.optim.Optimizer
+    anchor: list[Tensor]
+
+
+def _run(
+    model: nn.Module, rows: Rows, kind: Kind, spec: TrainSpec, rng: np.random.Generator, stepper: _Stepper
+) -> int:
+    processed = 0
+    model.train()
+    for indices in batches(len(rows), spec, rng):
+        index = torch.as_tensor(indices, device=rows.x.device)
+        stepper.optimizer.zero_grad(set_to_none=True)
+        loss = kind.loss(model(rows.x[index]), rows.y[index])
+        loss.backward()  # type: ignore[no-untyped-call]
+        for parameter, start in zip(model.parameters(), stepper.anchor, strict=False):
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.detach() - start, alpha=spec.proximal_mu)
+        stepper.optimizer.step()
+        processed += len(indices)
+    return processed
+
+
+def _width(model: nn.Module, x: Tensor) -> int:
+    return int(model(torch.zeros(1, *x.shape[1:], device=x.device)).shape[1])
+
+
+def _optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.Optimizer:
+    parameters = model.parameters()
+    if spec.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
+    return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)

@@ -1,0 +1,239 @@
+"""The nouns of the protocol: frozen, bounded, and never carrying a row of data.
+
+Arrays do not stand in messages; they travel beside them (``protocol.codec``), so that a
+message can be logged whole.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+PROTOCOL_VERSION = 1
+
+# Names of sites, subtasks, models and rules appear in paths, logs and HTML.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Text = Annotated[str, StringConstraints(max_length=500)]
+Json = Annotated[str, StringConstraints(max_length=4 * 2**20)]
+Count = Annotated[int, Field(ge=0, le=10**12)]
+Amount = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
+Round = Annotated[int, Field(ge=0, le=10**6)]
+Counts = Annotated[tuple[Amount, ...], Field(max_length=100_000)]
+
+# The candidate of a fusion that the collaboration itself made: aggregated, or the student.
+FINAL = "final"
+
+Exchange = Literal["weights", "soft_labels"]
+Rows = Literal["validation", "test"]
+
+
+class Frozen(BaseModel):
+    """Immutable, with no unknown field and no infinite number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TrainSpec(Frozen):
+    """How a site trains on its own rows in one assignment.
+
+    ``local_steps`` (mini-batch updates), where given, takes the place of ``local_epochs``.
+    ``proximal_mu`` is FedProx's μ (Li et al., MLSys 2020).
+    """
+
+    objective: Literal["supervised"] = "supervised"
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: float = Field(0.05, gt=0, le=100)
+    momentum: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    batch_size: int = Field(32, ge=1, le=100_000)
+    local_epochs: int = Field(1, ge=1, le=10_000)
+    local_steps: int | None = Field(None, ge=1, le=10**7)
+    proximal_mu: float = Field(0.0, ge=0, le=1e4)
+
+
+class DigestSpec(Frozen):
+    """How a site distils the combined soft labels into its own model before it trains."""
+
+    epochs: int = Field(1, ge=0, le=1000)
+    lr: float = Field(1e-3, gt=0, le=100)
+    batch_size: int = Field(64, ge=1, le=100_000)
+    temperature: float = Field(1.0, gt=0, le=100)
+
+
+class Subtask(Frozen):
+    """What a site must know of a subtask to work on it.
+
+    ``outputs`` is the number of classes, or 1 for a regression. ``preprocessing`` is the JSON
+    of the federated preprocessing, once its statistics have been merged.
+    """
+
+    name: Name
+    kind: Name
+    labels: tuple[Label, ...] | int | None = None
+    outputs: int = Field(ge=1, le=100_000)
+    metric: Name
+    exchange: Exchange
+    seed: int = Field(ge=0, lt=2**63)
+    train: TrainSpec = TrainSpec()
+    digest: DigestSpec = DigestSpec()
+    public_digest: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    preprocessing: Json | None = None
+
+
+class Capability(Frozen):
+    """What a site says it can do. ``subtasks`` maps a subtask to its rounded number of train examples."""
+
+    site: Name
+    memory_mib: Amount
+    gpu: bool = False
+    gpu_memory_mib: Amount = 0.0
+    examples_per_s: Amount
+    bandwidth_mbit: Amount
+    price: Amount = 1.0
+    shares_models: bool = True
+    subtasks: Annotated[dict[Name, Count], Field(max_length=1000)]
+
+
+class SubtaskQuery(Frozen):
+    """A question about one subtask's data: capability, statistics or a trial of models."""
+
+    subtask: Subtask
+    models: tuple[Name, ...] = Field((), max_length=100)
+
+
+class DataSummary(Frozen):
+    """A site's mergeable statistics of its train rows, and how many rows each split has.
+
+    ``class_counts`` is exact, rounded or a 0/1 mask, as the site's egress rules say.
+    """
+
+    site: Name
+    subtask: Name
+    statistics: Json
+    class_counts: Counts = ()
+    train: Count
+    validation: Count
+    test: Count
+
+
+class Trial(Frozen):
+    """Validation losses (sums) of models that a site tried on its own rows."""
+
+    site: Name
+    subtask: Name
+    num_examples: Count
+    loss_sums: Annotated[dict[Name, Amount], Field(max_length=100)]
+
+
+class Assignment(Frozen):
+    """One (subtask, site, round), with the model that the site is to use."""
+
+    run: Name
+    round: Round
+    subtask: Subtask
+    site: Name
+    attempt: int = Field(1, ge=1, le=1000)
+    model: Name
+
+    @property
+    def id(self) -> str:
+        """The assignment id: run, round, subtask, site, attempt."""
+        return assignment_id(self.run, self.round, self.subtask.name, self.site, self.attempt)
+
+
+class Contribution(Frozen):
+    """What a site gives back for an assignment; its arrays travel beside it."""
+
+    run: Name
+    round: Round
+    subtask: Name
+    site: Name
+    attempt: int = Field(ge=1, le=1000)
+    model: Name
+    exchange: Exchange
+    num_examples: Annotated[int, Field(ge=1, le=10**12)]
+    examples_processed: Count
+    class_counts: Counts = ()
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    @property
+    def id(self) -> str:
+        """The id of the assignment that this answers."""
+        return assignment_id(self.run, self.round, self.subtask, self.site, self.attempt)
+
+
+class EvaluationRequest(Frozen):
+    """Measure the model that travels beside this, or the site's own, on one split.
+
+    Where ``class_counts`` (of all sites) are given, the answer compares the model with the
+    predictor that knows them alone.
+    """
+
+    run: Name
+    round: Round
+    subtask: Subtask
+    site: Name
+    model: Name
+    rows: Rows = "validation"
+    class_counts: Counts = ()
+
+
+class Evaluation(Frozen):
+    """Mergeable statistics travel beside this.
+
+    ``examples_processed`` is what it cost, in training examples (a forward pass counts a third).
+    """
+
+    run: Name
+    round: Round
+    subtask: Name
+    site: Name
+    num_examples: Count
+    examples_processed: Count = 0
+
+
+class Candidate(Frozen):
+    """One model of a fusion: where it comes from and which architecture it is."""
+
+    name: Name
+    model: Name
+
+
+class FusionRequest(Frozen):
+    """Evaluate candidates on one split; on ``test`` with the fitted fusion and the class counts of all."""
+
+    run: Name
+    subtask: Subtask
+    site: Name
+    rule: Name
+    rows: Rows
+    candidates: Annotated[tuple[Candidate, ...], Field(min_length=1, max_length=1000)]
+    class_counts: Counts = ()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> FusionRequest:
+        if len({c.name for c in self.candidates}) != len(self.candidates):
+            raise ValueError("two candidates have one name")
+        return self
+
+
+class LocalModel(Frozen):
+    """A site's own last model; ``model`` is None where it has none or may not share it."""
+
+    site: Name
+    subtask: Name
+    model: Name | None
+
+
+class Refusal(Frozen):
+    """A site's answer where it cannot or may not do what was asked."""
+
+    code: Name
+    detail: Text
+
+
+def assignment_id(run: str, round_: int, subtask: str, site: str, attempt: int) -> str:
+    """Return the one id that names an assignment everywhere."""
+    return f"{run}/{round_}/{subtask}/{site}/{attempt}"

@@ -1,0 +1,95 @@
+"""Messages ⇄ Flower's RecordDict: the one file that knows Flower's record types and keys."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from protocol.arrays import Arrays
+from protocol.codec import decode, encode
+from protocol.errors import MessageError, VersionError
+from protocol.messages import PROTOCOL_VERSION, Frozen
+
+HEAD = "consilium"
+ARRAYS = "arrays"
+BLOB = "blob"
+STYPE = "consilium.safetensors"
+MAX_BODY_BYTES = 8 * 2**20
+# What one message may carry at most, until the receiver knows the model and can say less.
+MAX_ARRAY_BYTES = 4 * 2**30
+
+M = TypeVar("M", bound=Frozen)
+
+
+def pack(message: Frozen, arrays: Arrays | None = None) -> RecordDict:
+    """Return the record of ``message`` and, beside it, ``arrays`` as one blob."""
+    head = ConfigRecord(
+        {
+            "version": PROTOCOL_VERSION,
+            "type": type(message).__name__,
+            "body": message.model_dump_json().encode(),
+        }
+    )
+    if arrays is None:
+        return RecordDict({HEAD: head})
+    return RecordDict({HEAD: head, ARRAYS: pack_arrays(arrays)})
+
+
+def unpack(
+    record: RecordDict, expected: type[M], max_array_bytes: int = MAX_ARRAY_BYTES
+) -> tuple[M, dict[str, NDArray[Any]]]:
+    """Return the message of type ``expected`` in ``record``, and its arrays ({} if it has none).
+
+    Raises:
+        VersionError: it was packed by another protocol version.
+        MessageError: it is not a message of that type, or a field is out of bounds.
+        ArraysError: its arrays are not what their header says.
+    """
+    if not set(record) <= {HEAD, ARRAYS} or not isinstance(head := record.get(HEAD), ConfigRecord):
+        raise MessageError(f"not a Consilium message; expected {expected.__name__}")
+    version, kind, body = head.get("version"), head.get("type"), head.get("body")
+    if version != PROTOCOL_VERSION or type(version) is not int:
+        raise VersionError(
+            f"protocol version {version!r:.20} cannot be read here; expected {PROTOCOL_VERSION}"
+        )
+    if kind != expected.__name__:
+        raise MessageError(f"message of type {kind!r:.40}; expected {expected.__name__}")
+    if not isinstance(body, bytes) or len(body) > MAX_BODY_BYTES:
+        raise MessageError(f"{expected.__name__} has no body, or one of more than {MAX_BODY_BYTES} bytes")
+    try:
+        message = expected.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "body"
+        raise MessageError(f"{expected.__name__}: field '{where:.100}': {first['msg']:.200}") from None
+    return message, unpack_arrays(record.get(ARRAYS), max_array_bytes)
+
+
+def pack_arrays(arrays: Arrays) -> ArrayRecord:
+    """Return ``arrays`` as one opaque blob: a reply is one object, whatever the model."""
+    blob = encode(arrays)
+    return ArrayRecord({BLOB: Array(dtype="uint8", shape=(len(blob),), stype=STYPE, data=blob)})
+
+
+def unpack_arrays(record: object, max_bytes: int = MAX_ARRAY_BYTES) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a record made by ``pack_arrays``; ``{}`` for None."""
+    if record is None:
+        return {}
+    if not isinstance(record, ArrayRecord) or set(record) != {BLOB} or record[BLOB].stype != STYPE:
+        raise MessageError("arrays are not one Consilium blob")
+    return decode(record[BLOB].data, max_bytes)
+
+
+def wire_bytes(record: RecordDict) -> int:
+    """Return the payload of ``record`` in bytes: body and blob, without Flower's own headers."""
+    total = 0
+    head = record.get(HEAD)
+    if isinstance(head, ConfigRecord) and isinstance(head.get("body"), bytes):
+        total += len(head["body"])  # type: ignore[arg-type]
+    arrays = record.get(ARRAYS)
+    if isinstance(arrays, ArrayRecord):
+        total += sum(len(array.data) for array in arrays.values())
+    return total

@@ -1,0 +1,240 @@
+"""Carry a run out: feed events to the state machine, do what it says, write both to the log."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from collab.collaboration import Collaboration, metric_of
+from collab.events import (
+    Abort,
+    Aggregate,
+    Arrived,
+    Discard,
+    Evaluate,
+    Evaluated,
+    Event,
+    Finish,
+    Instruction,
+    Rejected,
+    Send,
+    SiteJoined,
+    Skip,
+    Started,
+    TimePassed,
+    Wait,
+)
+from collab.rounds import Rounds
+from protocol.arrays import Arrays
+from protocol.errors import ConsiliumError, RunError
+from protocol.messages import Capability, Contribution, assignment_id
+from server.courier import Account, Arrival, Courier, Letter
+from server.learners import SoftLabelLearner, WeightsLearner
+from server.preparation import predicted_seconds
+from server.runlog import RunLog
+
+Listener = Callable[[Mapping[str, Any]], None]
+AnyLearner = WeightsLearner | SoftLabelLearner
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One subtask after one round, on federated validation rows."""
+
+    round: int
+    simulated_s: float
+    bytes: int
+    value: float | None
+    num_examples: int
+    metrics: Mapping[str, float]
+
+
+@dataclass
+class Conductor:
+    """One run's rounds. ``listener`` is told what a person may want to watch."""
+
+    collaboration: Collaboration
+    run: str
+    courier: Courier
+    learners: Mapping[str, AnyLearner]
+    log: RunLog
+    listener: Listener
+    notes: list[str] = field(default_factory=list)
+    curves: dict[str, list[CurvePoint]] = field(default_factory=dict)
+    coverage: list[dict[str, Any]] = field(default_factory=list)
+    discarded: list[Discard] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.machine = Rounds(self.collaboration, self.run)
+        self._events: deque[Event] = deque()
+        self._wait_until_s = 0.0
+        self._finished: Finish | None = None
+
+    def conduct(self, capabilities: Mapping[str, Capability]) -> str:
+        """Run all rounds and return why the run ended.
+
+        Raises:
+            RunError: the state machine aborted.
+        """
+        for site in sorted(capabilities):
+            self._events.append(self._joined(capabilities[site]))
+        smallest = {n: min(x.prepared.model_mib.values()) for n, x in self.learners.items()}
+        self._events.append(Started(at_s=self.courier.now_s, model_mib=smallest))
+        while self._finished is None:
+            while self._events and self._finished is None:
+                self._handle(self._events.popleft())
+            if self._finished is None:
+                self._listen()
+        return self._finished.reason
+
+    def _handle(self, event: Event) -> None:
+        instructions = self.machine.handle(event)
+        self.log.append(event, instructions)
+        letters: list[Letter] = []
+        for instruction in instructions:
+            if isinstance(instruction, Send):
+                letters.append(self.learners[instruction.subtask].letter(instruction))
+                self.listener(
+                    {"type": "assigned", **instruction.model_dump(include={"round", "site", "subtask"})}
+                )
+            else:
+                self._do(instruction)
+        self.courier.send(letters)
+
+    def _do(self, instruction: Instruction) -> None:
+        match instruction:
+            case Wait():
+                self._wait_until_s = instruction.until_s
+            case Discard():
+                self.discarded.append(instruction)
+                self.notes.append(f"{instruction.assignment}: not used, it came {instruction.code}")
+            case Aggregate():
+                self._aggregate(instruction)
+            case Skip():
+                self._cover(instruction.round, instruction.subtask, 0.0)
+                self.notes.append(f"round {instruction.round}, {instruction.subtask}: {instruction.reason}")
+            case Evaluate():
+                self._evaluate(instruction)
+            case Finish():
+                self._finished = instruction
+            case Abort():
+                raise RunError(instruction.reason)
+
+    def _listen(self) -> None:
+        """Turn the next answer, or the passing of time, into an event."""
+        arrival = self.courier.next(self._wait_until_s)
+        if arrival is None:
+            self._events.append(TimePassed(at_s=self.courier.now_s))
+        else:
+            self._events.append(self._opened(arrival))
+
+    def _opened(self, arrival: Arrival) -> Event:
+        """Check a contribution; a bad one becomes Rejected under the site's name, and nothing else stops."""
+        key = arrival.letter.about
+        task = self.machine.task(key)
+        try:
+            contribution, arrays = arrival.open(Contribution)
+            if task is not None and task.outcome == "asked":
+                self._accept(task.send.subtask, key, contribution, arrays)
+        except ConsiliumError as error:
+            site = arrival.letter.site
+            self.notes.append(f"{site}: contribution to {key} rejected: {error}")
+            self.listener({"type": "rejected", "site": site, "about": key, "detail": str(error)})
+            return Rejected(at_s=arrival.at_s, assignment=key, code=error.code, detail=str(error)[:500])
+        self.listener({"type": "arrived", "site": arrival.letter.site, "about": key})
+        return Arrived(
+            at_s=arrival.at_s,
+            assignment=key,
+            num_examples=contribution.num_examples,
+            digest=contribution.digest,
+        )
+
+    def _accept(self, subtask: str, key: str, contribution: Contribution, arrays: Arrays) -> None:
+        self.learners[subtask].accept(key, contribution, arrays)
+
+    def _aggregate(self, instruction: Aggregate) -> None:
+        self.learners[instruction.subtask].aggregate(instruction.assignments)
+        self._cover(instruction.round, instruction.subtask, instruction.coverage)
+
+    def _evaluate(self, instruction: Evaluate) -> None:
+        """Measure what was merged this round; sites do it side by side, one subtask after the other."""
+        for subtask in instruction.subtasks:
+            found, others = self.learners[subtask].measure(self.courier, instruction.round, self.notes)
+            value = found.metrics.get(metric_of(self.collaboration.subtasks[subtask]))
+            point = CurvePoint(
+                instruction.round,
+                self.courier.now_s,
+                total_bytes(self.courier.accounts),
+                value,
+                found.num_examples,
+                found.metrics,
+            )
+            self.curves.setdefault(subtask, []).append(point)
+            self._events.extend(self._opened(a) for a in others)
+            self._events.append(
+                Evaluated(
+                    at_s=self.courier.now_s,
+                    round=instruction.round,
+                    subtask=subtask,
+                    value=value,
+                    num_examples=found.num_examples,
+                )
+            )
+            metric = self.collaboration.subtasks[subtask].metric
+            self.listener(
+                {
+                    "type": "evaluated",
+                    "round": instruction.round,
+                    "subtask": subtask,
+                    "metric": metric,
+                    "value": value,
+                }
+            )
+        self.listener({"type": "round", "round": instruction.round, "simulated_s": self.courier.now_s})
+
+    def _cover(self, round_: int, subtask: str, share: float) -> None:
+        cohort = self.machine.cohorts.get(subtask)
+        tasks = cohort.tasks.values() if cohort else ()
+        self.coverage.append(
+            {
+                "round": round_,
+                "subtask": subtask,
+                "asked": len(tasks),
+                "contributed": sum(t.outcome == "contributed" for t in tasks),
+                "examples_share": share,
+            }
+        )
+
+    def _joined(self, capability: Capability) -> SiteJoined:
+        seconds, models = {}, {}
+        for name, learner in self.learners.items():
+            prepared = learner.prepared
+            if capability.site in prepared.models:
+                models[name] = prepared.models[capability.site]
+                seconds[name] = predicted_seconds(prepared, capability, _epochs(learner, capability.site))
+        counts = {n: self.learners[n].prepared.summaries[capability.site].train for n in models}
+        return SiteJoined(
+            at_s=self.courier.now_s,
+            capability=capability.model_copy(update={"subtasks": counts}),
+            seconds=seconds,
+            models=models,
+        )
+
+
+def total_bytes(accounts: Mapping[str, Account]) -> int:
+    """Return all bytes sent and received so far."""
+    return sum(a.bytes_up + a.bytes_down for a in accounts.values())
+
+
+def key_of(run: str, send: Send) -> str:
+    """Return the assignment id of an instruction."""
+    return assignment_id(run, send.round, send.subtask, send.site, send.attempt)
+
+
+def _epochs(learner: AnyLearner, site: str) -> float:
+    spec, rows = learner.prepared.subtask.train, learner.prepared.summaries[site].train
+    if spec.local_steps is None:
+        return float(spec.local_epochs)
+    return spec.local_steps * spec.batch_size / max(rows, 1)

@@ -1,0 +1,180 @@
+"""One run from its first message to its folder: discover, prepare, conduct, conclude, write."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tomlkit
+import torch
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from collab.collaboration import Collaboration
+from collab.data.preprocess import Preprocessing
+from collab.scenario import public_set
+from protocol.errors import ConsiliumError, RunError
+from protocol.messages import Capability, Frozen
+from protocol.records import pack
+from server.conductor import Conductor, Listener
+from server.courier import Courier, SimulatedCourier, WallCourier, open_reply
+from server.finale import Outcome, conclude
+from server.learners import make
+from server.models import write_models
+from server.preparation import Prepared, prepare, with_public
+from server.runlog import RunLog
+from server.spool import Spool
+from server.summary import FILE_NAME as SUMMARY
+from server.summary import build_summary, write_json
+
+Clock = Literal["simulated", "wall"]
+COLLABORATION = "collaboration.toml"
+
+_POLL_S = 0.2
+
+
+class Greeting(Frozen):
+    """What the server sends to a node that it does not know yet."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a run is carried out with, beside the collaboration."""
+
+    run: str
+    folder: Path
+    clock: Clock = "simulated"
+    engine: str = "flower"
+    baselines: bool = False
+
+
+def federate(
+    grid: Grid, collaboration: Collaboration, terms: Terms, listener: Listener | None = None
+) -> dict[str, Any]:
+    """Run ``collaboration`` over ``grid`` and return its summary, which ``terms.folder`` then holds too.
+
+    Raises:
+        RunError: the run could not go on; the folder holds its log up to there.
+        UserError: the collaboration or its data cannot be used.
+    """
+    tell = listener or (lambda _: None)
+    started, notes = time.monotonic(), list[str]()
+    terms.folder.mkdir(parents=True, exist_ok=False)
+    (terms.folder / COLLABORATION).write_text(to_toml(collaboration), encoding="utf-8")
+    tell({"type": "stage", "text": "waiting for sites"})
+    nodes, capabilities = discover(grid, collaboration, notes)
+    courier: Courier = (
+        SimulatedCourier(grid, nodes, collaboration.sites, collaboration.seed)
+        if terms.clock == "simulated"
+        else WallCourier(grid, nodes)
+    )
+    tell({"type": "stage", "text": "merging statistics"})
+    prepared = {
+        name: _with_public(collaboration, one)
+        for name, one in prepare(courier, collaboration, capabilities, notes).items()
+    }
+    spool = Spool(terms.folder / "contributions")
+    learners = {name: make(collaboration, one, terms.run, spool) for name, one in prepared.items()}
+    with RunLog(terms.folder) as log:
+        conductor = Conductor(collaboration, terms.run, courier, learners, log, tell, notes)
+        ended = conductor.conduct(capabilities)
+    spool.close()
+    outcomes = _conclude(conductor, terms, tell)
+    wall_s = time.monotonic() - started
+    summary = build_summary(conductor, outcomes, engine=terms.engine, wall_s=wall_s, ended=ended)
+    for name, outcome in outcomes.items():
+        write_models(terms.folder, prepared[name].subtask, outcome, summary)
+    write_json(summary, terms.folder / SUMMARY)
+    return summary
+
+
+def discover(
+    grid: Grid, collaboration: Collaboration, notes: list[str]
+) -> tuple[dict[str, int], dict[str, Capability]]:
+    """Ask every node what it can do, until enough sites have joined; return nodes and capabilities by site.
+
+    Raises:
+        RunError: too few sites joined in time.
+    """
+    wanted = collaboration.coordination.sites or _sites_needed(collaboration)
+    until = time.monotonic() + collaboration.coordination.join_s
+    asked: set[int] = set()
+    pending: dict[str, int] = {}
+    nodes: dict[str, int] = {}
+    capabilities: dict[str, Capability] = {}
+    while len(capabilities) < wanted:
+        fresh = [n for n in sorted(grid.get_node_ids()) if n not in asked]
+        asked.update(fresh)
+        messages = [Message(pack(Greeting()), node, "query.capability") for node in fresh]
+        pending.update(zip(grid.push_messages(messages) if messages else [], fresh, strict=True))
+        for message_id in list(pending):
+            for reply in grid.pull_messages([message_id]):
+                _join(reply, pending.pop(message_id), collaboration, nodes, capabilities, notes)
+        if time.monotonic() > until:
+            break
+        if not pending and len(capabilities) < wanted:
+            time.sleep(_POLL_S)
+    if len(capabilities) < wanted:
+        why = f": {'; '.join(notes)}" if notes else ""
+        raise RunError(f"{len(capabilities)} of {wanted} sites joined{why}")
+    return nodes, dict(sorted(capabilities.items()))
+
+
+def to_toml(collaboration: Collaboration) -> str:
+    """Return the resolved collaboration as the text of a file that gives the same run."""
+    return tomlkit.dumps(collaboration.model_dump(mode="json", exclude_none=True))
+
+
+def _sites_needed(collaboration: Collaboration) -> int:
+    return len(collaboration.sites) or max(t.min_sites for t in collaboration.subtasks.values())
+
+
+def _join(
+    reply: Message,
+    node: int,
+    collaboration: Collaboration,
+    nodes: dict[str, int],
+    capabilities: dict[str, Capability],
+    notes: list[str],
+) -> None:
+    try:
+        capability, _ = open_reply(reply, Capability)
+    except ConsiliumError as error:
+        notes.append(f"a node did not join: {error}")
+        return
+    if capability.site in capabilities:
+        notes.append(f"{capability.site}: a second node of that name was turned away")
+        return
+    known = {name: n for name, n in capability.subtasks.items() if name in collaboration.subtasks}
+    nodes[capability.site] = node
+    capabilities[capability.site] = capability.model_copy(update={"subtasks": known})
+
+
+def _with_public(collaboration: Collaboration, prepared: Prepared) -> Prepared:
+    if prepared.subtask.exchange != "soft_labels":
+        return prepared
+    rows = public_set(collaboration, prepared.subtask.name)
+    preprocessing = Preprocessing.model_validate_json(str(prepared.subtask.preprocessing))
+    return with_public(prepared, torch.as_tensor(preprocessing.transform(rows)))
+
+
+def _conclude(
+    conductor: Conductor, terms: Terms, tell: Callable[[Mapping[str, Any]], None]
+) -> dict[str, Outcome]:
+    outcomes = {}
+    for name, learner in sorted(conductor.learners.items()):
+        tell({"type": "stage", "text": f"fusing and measuring {name}"})
+        learner.finish(conductor.courier, conductor.machine.round, conductor.notes)
+        outcomes[name] = conclude(
+            conductor.courier,
+            conductor.collaboration,
+            learner,
+            terms.run,
+            conductor.collaboration.rounds,
+            baselines=terms.baselines,
+            notes=conductor.notes,
+        )
+    return outcomes

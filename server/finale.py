@@ -1,0 +1,289 @@
+"""The end of a run: fusion weights from validation rows, then one measurement on test rows.
+
+This is the only place that asks for test rows, and nothing is decided after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from collab import metrics
+from collab.collaboration import Collaboration
+from collab.paired import difference, loss_of
+from collab.plugins import load
+from protocol.arrays import Arrays, check, check_finite, spec_of
+from protocol.errors import ConsiliumError, MessageError
+from protocol.messages import (
+    FINAL,
+    Assignment,
+    Candidate,
+    Contribution,
+    Evaluation,
+    EvaluationRequest,
+    FusionRequest,
+    LocalModel,
+    SubtaskQuery,
+)
+from protocol.records import pack
+from server.courier import Courier, Letter
+from server.learners import SoftLabelLearner, WeightsLearner, kind_task
+from server.preparation import Prepared, ask
+
+AnyLearner = WeightsLearner | SoftLabelLearner
+Stats = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one subtask came to, on test rows.
+
+    ``sites`` maps a site to its statistics by method: final, fused, own, alone; ``paired`` to the
+    sums of own minus alone. ``alone_global`` is each site's alone model on all sites' test rows.
+    """
+
+    rule: str
+    candidates: tuple[Candidate, ...] = ()
+    models: Mapping[str, Arrays] = field(default_factory=dict, repr=False)
+    state: Arrays = field(default_factory=dict, repr=False)
+    sites: Mapping[str, Mapping[str, Stats]] = field(default_factory=dict, repr=False)
+    alone_global: Mapping[str, Stats] = field(default_factory=dict, repr=False)
+
+    def merged(self, method: str) -> dict[str, float]:
+        """Return the metrics of ``method`` on the union of the sites' test rows."""
+        return metrics.summarise(metrics.merge([s[method] for s in self.sites.values() if method in s]))
+
+    def at(self, site: str, method: str) -> dict[str, float]:
+        """Return the metrics of ``method`` on the test rows of ``site``; {} if it was not measured."""
+        stats = self.sites.get(site, {}).get(method)
+        return metrics.summarise(stats) if stats else {}
+
+    def standard_error(self, site: str, metric: str) -> float | None:
+        """Return the standard error of own minus alone on the site's test rows, as a loss a row."""
+        sums = self.sites.get(site, {}).get("paired")
+        if not sums:
+            return None
+        _, error = difference(sums, loss_of(metric))
+        return error if np.isfinite(error) else None
+
+    def weights(self) -> dict[str, float]:
+        """Return the fusion weight of each candidate."""
+        found = self.state.get("weights")
+        if found is None:
+            return {}
+        return {c.name: float(w) for c, w in zip(self.candidates, found, strict=True)}
+
+
+def conclude(
+    courier: Courier,
+    collaboration: Collaboration,
+    learner: AnyLearner,
+    run: str,
+    rounds: int,
+    *,
+    baselines: bool,
+    notes: list[str],
+) -> Outcome:
+    """Collect candidates, fit the fusion on validation rows, measure everything on test rows."""
+    prepared = learner.prepared
+    alone = _train_alone(courier, prepared, run, rounds, notes) if baselines else {}
+    rule_name = collaboration.fusion_of(prepared.subtask.name).rule
+    candidates, models = _candidates(courier, learner, rule_name, notes)
+    if not candidates:
+        notes.append(f"{prepared.subtask.name}: there is no final model and no shared one; nothing is fused")
+        return Outcome(rule_name)
+    state = _fit(courier, prepared, run, rule_name, (candidates, models), notes)
+    sites = _measure(courier, prepared, run, rule_name, (candidates, models, state), notes)
+    alone_global = {
+        site: _on_all(courier, prepared, run, model, arrays, notes) for site, (model, arrays) in alone.items()
+    }
+    return Outcome(rule_name, candidates, models, state, sites, alone_global)
+
+
+def _candidates(
+    courier: Courier, learner: AnyLearner, rule: str, notes: list[str]
+) -> tuple[tuple[Candidate, ...], dict[str, Arrays]]:
+    """Return the final model and, if the rule needs them and every site allows, the sites' own last models."""
+    candidates, models = [], {}
+    if (final := learner.final()) is not None:
+        candidates.append(Candidate(name=FINAL, model=final[0]))
+        models[FINAL] = final[1]
+    prepared = learner.prepared
+    if "shared_models" in load("fusion", rule).NEEDS or not candidates:
+        shared = _local_models(courier, prepared, notes)
+        candidates += [Candidate(name=site, model=model) for site, (model, _) in shared.items()]
+        models |= {site: arrays for site, (_, arrays) in shared.items()}
+    return tuple(candidates), models
+
+
+def _local_models(courier: Courier, prepared: Prepared, notes: list[str]) -> dict[str, tuple[str, Arrays]]:
+    query = pack(SubtaskQuery(subtask=prepared.subtask))
+    letters = [Letter(s, "query.local_model", query, prepared.subtask.name, None) for s in prepared.sites]
+    found: dict[str, tuple[str, Arrays]] = {}
+    for arrival in ask(courier, letters, notes):
+        site = arrival.letter.site
+        try:
+            answer, arrays = arrival.open(LocalModel)
+            if answer.model is not None:
+                _check_model(prepared, answer.model, arrays)
+                found[site] = (answer.model, arrays)
+        except ConsiliumError as error:
+            notes.append(f"{site}: its own model of {prepared.subtask.name} is no candidate: {error}")
+    return found
+
+
+def _check_model(prepared: Prepared, model: str, arrays: Arrays) -> None:
+    if model not in prepared.model_mib:
+        raise MessageError("it is of an architecture that the subtask does not name")
+    check(arrays, spec_of(prepared.fresh_arrays(model)))
+
+
+def _fit(
+    courier: Courier,
+    prepared: Prepared,
+    run: str,
+    rule_name: str,
+    pool: tuple[tuple[Candidate, ...], Mapping[str, Arrays]],
+    notes: list[str],
+) -> dict[str, NDArray[Any]]:
+    """Sum the sites' statistics and solve once: the sum is the pooled problem."""
+    rule, (candidates, models) = load("fusion", rule_name), pool
+    letters = _fusion_letters(prepared, run, rule_name, "validation", (candidates, models, {}))
+    found: list[Stats] = []
+    for arrival in ask(courier, letters, notes) if rule.NEEDS else []:
+        try:
+            evaluation, arrays = arrival.open(Evaluation)
+            if evaluation.num_examples:
+                check_finite(arrays)
+                merge_check(found, arrays)
+                found.append(arrays)
+        except ConsiliumError as error:
+            notes.append(f"{arrival.letter.site}: not used in the fusion of {prepared.subtask.name}: {error}")
+    state: dict[str, NDArray[Any]] = rule.fit(metrics.merge(found), len(candidates))
+    return state
+
+
+def merge_check(found: list[Stats], arrays: Arrays) -> None:
+    """Raise ``ArraysError`` unless ``arrays`` can be added to what was ``found``."""
+    if found:
+        check(arrays, spec_of(found[0]))
+
+
+def _measure(
+    courier: Courier,
+    prepared: Prepared,
+    run: str,
+    rule: str,
+    fused: tuple[tuple[Candidate, ...], Mapping[str, Arrays], Arrays],
+    notes: list[str],
+) -> dict[str, dict[str, Stats]]:
+    spec = metrics.statistics_spec(kind_task(prepared), prepared.subtask.outputs)
+    result: dict[str, dict[str, Stats]] = {}
+    for arrival in ask(courier, _fusion_letters(prepared, run, rule, "test", fused), notes):
+        site = arrival.letter.site
+        try:
+            evaluation, arrays = arrival.open(Evaluation)
+            methods = _by_method(arrays)
+            for method, stats in methods.items():
+                if method in {"paired", "pool"}:
+                    check_finite(stats)
+                else:
+                    check(stats, spec)
+            if evaluation.num_examples:
+                result[site] = methods
+        except ConsiliumError as error:
+            notes.append(f"{site}: its test result for {prepared.subtask.name} is not used: {error}")
+    return result
+
+
+def _fusion_letters(
+    prepared: Prepared,
+    run: str,
+    rule: str,
+    rows: str,
+    fused: tuple[tuple[Candidate, ...], Mapping[str, Arrays], Arrays],
+) -> list[Letter]:
+    candidates, models, state = fused
+    arrays = {f"{i}/{k}": v for i, c in enumerate(candidates) for k, v in models[c.name].items()}
+    arrays |= {f"fusion/{k}": v for k, v in state.items()}
+    letters = []
+    for site in prepared.sites:
+        request = FusionRequest.model_validate(
+            {
+                "run": run,
+                "subtask": prepared.subtask,
+                "site": site,
+                "rule": rule,
+                "rows": rows,
+                "candidates": candidates,
+                "class_counts": tuple(prepared.class_counts.tolist()),
+            }
+        )
+        letters.append(Letter(site, "evaluate.fusion", pack(request, arrays), prepared.subtask.name, None))
+    return letters
+
+
+def _train_alone(
+    courier: Courier, prepared: Prepared, run: str, rounds: int, notes: list[str]
+) -> dict[str, tuple[str, Arrays]]:
+    """Have each site train without the others; where models may leave, return them to be measured by all."""
+    letters = []
+    for site in prepared.sites:
+        assignment = Assignment(
+            run=run, round=rounds, subtask=prepared.subtask, site=site, model=prepared.models[site]
+        )
+        name = prepared.subtask.name
+        letters.append(Letter(site, "train.alone", pack(assignment), name, None, counted=False))
+    found: dict[str, tuple[str, Arrays]] = {}
+    for arrival in ask(courier, letters, notes):
+        try:
+            contribution, arrays = arrival.open(Contribution)
+            if arrays:
+                _check_model(prepared, contribution.model, arrays)
+                found[arrival.letter.site] = (contribution.model, arrays)
+        except ConsiliumError as error:
+            notes.append(f"{arrival.letter.site}: no baseline alone for {prepared.subtask.name}: {error}")
+    return found
+
+
+def _on_all(
+    courier: Courier, prepared: Prepared, run: str, model: str, arrays: Arrays, notes: list[str]
+) -> Stats:
+    """Measure one site's alone model on every site's test rows."""
+    letters = []
+    for site in prepared.sites:
+        request = EvaluationRequest(
+            run=run, round=0, subtask=prepared.subtask, site=site, model=model, rows="test"
+        )
+        name = prepared.subtask.name
+        letters.append(Letter(site, "evaluate.model", pack(request, arrays), name, None, counted=False))
+    return merge_stats(courier, letters, prepared, notes)
+
+
+def merge_stats(courier: Courier, letters: list[Letter], prepared: Prepared, notes: list[str]) -> Stats:
+    """Return the merged statistics of evaluation letters of a baseline."""
+    spec = metrics.statistics_spec(kind_task(prepared), prepared.subtask.outputs)
+    found = []
+    for arrival in ask(courier, letters, notes):
+        try:
+            evaluation, arrays = arrival.open(Evaluation)
+            if evaluation.num_examples:
+                check(arrays, spec)
+                found.append(arrays)
+        except ConsiliumError as error:
+            notes.append(f"{arrival.letter.site}: baseline not measured: {error}")
+    return metrics.merge(found)
+
+
+def _by_method(arrays: Arrays) -> dict[str, Stats]:
+    result: dict[str, Stats] = {}
+    for name, array in arrays.items():
+        method, _, rest = name.partition("/")
+        if method not in {"final", "fused", "own", "alone", "paired", "pool"} or not rest:
+            raise MessageError("statistics have other names")
+        result.setdefault(method, {})[rest] = array
+    return result

@@ -1,0 +1,131 @@
+"""The models of a run on disk: safetensors beside one JSON that says how to use them, and a model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from collab.fusion.pool import pool_from_arrays
+from protocol.arrays import Arrays
+from protocol.codec import decode, encode
+from protocol.errors import ConsiliumError, DataError
+from protocol.messages import Candidate, Frozen, Name, Subtask
+from protocol.records import MAX_ARRAY_BYTES
+from server.finale import Outcome
+
+CARD = "README.md"
+MANIFEST = "model.json"
+
+
+class Pool(Frozen):
+    """A site's deployed pool: its local model's share, and the log ratio of its class prior."""
+
+    mixing: float = Field(ge=0, le=1)
+    log_prior_ratio: tuple[float, ...] | None = None
+
+
+class Manifest(Frozen):
+    """How the safetensors files of one subtask make one prediction."""
+
+    subtask: Subtask
+    rule: Name
+    candidates: tuple[Candidate, ...]
+    pools: dict[Name, Pool] = {}
+
+
+def write_models(folder: Path, subtask: Subtask, outcome: Outcome, summary: Mapping[str, Any]) -> None:
+    """Write ``models/SUBTASK/``: one safetensors file a candidate, the fusion's state, manifest and card."""
+    target = folder / "models" / subtask.name
+    target.mkdir(parents=True, exist_ok=True)
+    if not outcome.candidates:
+        return
+    for candidate in outcome.candidates:
+        (target / f"{candidate.name}.safetensors").write_bytes(encode(outcome.models[candidate.name]))
+    (target / "_fusion.safetensors").write_bytes(encode(outcome.state))
+    manifest = Manifest(
+        subtask=subtask, rule=outcome.rule, candidates=outcome.candidates, pools=_pools(outcome, subtask)
+    )
+    (target / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (target / CARD).write_text(_card(manifest, summary), encoding="utf-8")
+
+
+def read_manifest(folder: Path, subtask: str) -> Manifest:
+    """Return the manifest of a run's subtask; ``DataError`` names what is there where it is missing."""
+    path = folder / "models" / subtask / MANIFEST
+    if not path.is_file():
+        there = sorted(p.parent.name for p in folder.glob(f"models/*/{MANIFEST}"))
+        raise DataError(
+            f"{folder}: no model for subtask '{subtask}'; there are: {', '.join(there) or 'none'}"
+        )
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except (ValidationError, ValueError):
+        raise DataError(f"{path}: is not a manifest of this version") from None
+
+
+def read_arrays(folder: Path, subtask: str, name: str) -> dict[str, NDArray[Any]]:
+    """Return the arrays of one safetensors file of a run."""
+    path = folder / "models" / subtask / f"{name}.safetensors"
+    try:
+        return decode(path.read_bytes(), MAX_ARRAY_BYTES)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _pools(outcome: Outcome, subtask: Subtask) -> dict[str, Pool]:
+    pools = {}
+    for site, methods in outcome.sites.items():
+        try:
+            state = pool_from_arrays(methods.get("pool", {}), subtask.outputs)
+        except ConsiliumError:
+            continue  # the site keeps its pool to itself
+        ratio = state.log_prior_ratio_C
+        pools[site] = Pool(
+            mixing=state.mixing, log_prior_ratio=None if ratio is None else tuple(np.asarray(ratio).tolist())
+        )
+    return pools
+
+
+def pool_arrays(pool: Pool) -> Arrays:
+    """Return a pool of a manifest as the arrays that ``collab.fusion.pool`` reads."""
+    arrays = {"mixing": np.array([pool.mixing])}
+    if pool.log_prior_ratio is not None:
+        arrays["log_prior_ratio"] = np.asarray(pool.log_prior_ratio)
+    return arrays
+
+
+def _card(manifest: Manifest, summary: Mapping[str, Any]) -> str:
+    subtask = manifest.subtask
+    entry = summary["subtasks"][subtask.name]
+    weights = "\n".join(f"| {name} | {weight:.3f} |" for name, weight in entry["fusion"]["weights"].items())
+    labels = (
+        ", ".join(subtask.labels) if isinstance(subtask.labels, tuple) else str(subtask.labels or "a number")
+    )
+    metric = entry["metric"]
+    return f"""# {subtask.name}
+
+{subtask.kind.replace("_", " ").capitalize()}, made by the collaboration `{summary["name"]}` in run
+`{summary["run_id"]}` (seed {summary["seed"]}, {summary["rounds"]} rounds, exchange: {entry["exchange"]}).
+
+- **Predicts**: {labels}.
+- **Trained on**: rows of {len(entry["models"])} sites, which stayed there: {", ".join(sorted(entry["models"]))}.
+- **Measured on the sites' test rows** ({metric}): final model {_figure(entry["collaboration"]["global"])},
+  fused {_figure(entry["fusion"]["global"])}, at the sites (own) {_figure(entry["collaboration"]["own"])}.
+- **Not meant for**: decisions without a person, or populations unlike the sites'.
+
+| candidate | fusion weight ({manifest.rule}) |
+|---|---|
+{weights}
+
+Use: `consilium predict RUN_DIR {subtask.name} --input new.csv`. Files: one safetensors a candidate,
+`model.json` with the preprocessing, which was fitted on all sites' train rows.
+"""
+
+
+def _figure(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4g}"

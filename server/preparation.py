@@ -1,0 +1,245 @@
+"""Before the first round: who is there, what they have, one preprocessing, one model a site."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from collab.collaboration import Collaboration, ModelChoice, SubtaskTerms, kind_of, metric_of, models_of
+from collab.data.preprocess import ColumnStatistics, Preprocessing, merge
+from collab.models.contract import build, memory_mib, to_arrays
+from collab.rng import derive
+from protocol.arrays import digest, num_bytes
+from protocol.errors import ConfigError, ConsiliumError, MessageError, RunError
+from protocol.messages import Capability, DataSummary, DigestSpec, Subtask, SubtaskQuery, Trial
+from protocol.records import pack
+from server.courier import Arrival, Courier, Letter, gather
+
+_ASK_S = 600.0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the server knows of one subtask before its first round.
+
+    ``models`` is the model that each able site will hold; ``public`` is preprocessed [N, ...].
+    """
+
+    subtask: Subtask
+    summaries: Mapping[str, DataSummary]
+    models: Mapping[str, str]
+    model_mib: Mapping[str, float]
+    public: NDArray[np.float32] | None = field(default=None, repr=False)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The sites that have the subtask and hold a model for it, in order of name."""
+        return tuple(sorted(self.models))
+
+    @property
+    def class_counts(self) -> NDArray[np.float64]:
+        """Train rows a class over all sites, as far as their egress rules tell; empty for a regression."""
+        counts = [np.asarray(self.summaries[s].class_counts) for s in self.sites]
+        return np.sum(counts, axis=0) if counts else np.zeros(0)
+
+    def fresh_arrays(self, model: str) -> dict[str, NDArray[np.float32]]:
+        """Return the parameters from which every party of this seed starts ``model``."""
+        seed = derive(self.subtask.seed, self.subtask.name, model, "initial")
+        preprocessing = Preprocessing.model_validate_json(str(self.subtask.preprocessing))
+        return to_arrays(build(model, preprocessing.input_shape, self.subtask.outputs, seed))
+
+
+def ask(courier: Courier, letters: Sequence[Letter], notes: list[str]) -> list[Arrival]:
+    """Send letters of the preparation and return the answers; note the sites that gave none."""
+    found, _ = gather(courier, letters, _ASK_S)
+    silent = {(x.site, x.about) for x in letters} - {(a.letter.site, a.letter.about) for a in found}
+    notes.extend(f"{site}: no answer about {about} in {_ASK_S:.0f} s" for site, about in sorted(silent))
+    return found
+
+
+def prepare(
+    courier: Courier, collaboration: Collaboration, capabilities: Mapping[str, Capability], notes: list[str]
+) -> dict[str, Prepared]:
+    """Merge the statistics of each subtask's sites and choose each site's model.
+
+    A site whose answer cannot be used is left out of that subtask, and ``notes`` says so under its name.
+
+    Raises:
+        RunError: a subtask is left with no site.
+    """
+    return {
+        name: _prepare_one(courier, collaboration, name, capabilities, notes)
+        for name in sorted(collaboration.subtasks)
+    }
+
+
+def _prepare_one(
+    courier: Courier,
+    collaboration: Collaboration,
+    name: str,
+    capabilities: Mapping[str, Capability],
+    notes: list[str],
+) -> Prepared:
+    terms = collaboration.subtasks[name]
+    subtask = describe(collaboration, name)
+    sites = [site for site, c in sorted(capabilities.items()) if name in c.subtasks]
+    query = pack(SubtaskQuery(subtask=subtask))
+    arrivals = ask(courier, [Letter(s, "query.summary", query, name) for s in sites], notes)
+    summaries, statistics = _summaries(arrivals, subtask, notes)
+    if not summaries:
+        said = "; ".join(notes[-3:]) or "no site has its data"
+        raise RunError(f"subtask '{name}': no site can take part: {said}")
+    subtask = subtask.model_copy(
+        update={"preprocessing": Preprocessing.fit(merge(statistics)).model_dump_json()}
+    )
+    prepared = Prepared(subtask, summaries, {}, _memories(terms, subtask))
+    memory = {site: capabilities[site].memory_mib for site in summaries}
+    models = _choose(courier, terms, prepared, memory, notes)
+    return Prepared(subtask, summaries, models, prepared.model_mib)
+
+
+def describe(collaboration: Collaboration, name: str) -> Subtask:
+    """Return what a site must know of the subtask ``name``."""
+    terms = collaboration.subtasks[name]
+    return Subtask(
+        name=name,
+        kind=terms.kind,
+        labels=terms.labels,
+        outputs=kind_of(terms).outputs(terms.labels),
+        metric=metric_of(terms),
+        exchange=terms.exchange,
+        seed=collaboration.seed,
+        train=terms.train,
+        digest=terms.distillation.digest if terms.exchange == "soft_labels" else DigestSpec(),
+    )
+
+
+def with_public(prepared: Prepared, public_rows: torch.Tensor) -> Prepared:
+    """Return ``prepared`` with the preprocessed public set, and its digest in the subtask."""
+    x = public_rows.numpy()
+    subtask = prepared.subtask.model_copy(update={"public_digest": digest({"x": x})})
+    return Prepared(subtask, prepared.summaries, prepared.models, prepared.model_mib, x)
+
+
+def predicted_seconds(prepared: Prepared, capability: Capability, epochs: float) -> float:
+    """Predict one round of a subtask at a site: compute, and transfer both ways."""
+    site = capability.site
+    rows = prepared.summaries[site].train
+    if prepared.subtask.exchange == "weights":
+        size = 2 * num_bytes(prepared.fresh_arrays(prepared.models[site]))
+    else:
+        size = 2 * 4 * prepared.subtask.outputs * (0 if prepared.public is None else len(prepared.public))
+    return rows * epochs / capability.examples_per_s + size * 8 / (capability.bandwidth_mbit * 1e6)
+
+
+def _summaries(
+    arrivals: Sequence[Arrival], subtask: Subtask, notes: list[str]
+) -> tuple[dict[str, DataSummary], list[ColumnStatistics]]:
+    """Open the answers; leave out, by name, each one that cannot be merged with the first."""
+    summaries: dict[str, DataSummary] = {}
+    statistics: list[ColumnStatistics] = []
+    for arrival in arrivals:
+        site = arrival.letter.site
+        try:
+            summary, _ = arrival.open(DataSummary)
+            found = _statistics(summary, site, subtask)
+            merge([*statistics[:1], found])
+        except ConsiliumError as error:
+            notes.append(f"{site}: left out of {subtask.name}: {error}")
+            continue
+        summaries[site] = summary
+        statistics.append(found)
+    return summaries, statistics
+
+
+def _statistics(summary: DataSummary, site: str, subtask: Subtask) -> ColumnStatistics:
+    if (summary.site, summary.subtask) != (site, subtask.name):
+        raise MessageError("the summary is of another site or subtask")
+    expected = subtask.outputs if subtask.outputs > 1 else 0
+    if len(summary.class_counts) != expected:
+        raise MessageError(f"{len(summary.class_counts)} class counts, expected {expected}")
+    if summary.train < 1:
+        raise MessageError("no train rows")
+    try:
+        return ColumnStatistics.model_validate_json(summary.statistics)
+    except ValidationError as error:
+        raise MessageError(f"statistics: {error.errors(include_input=False)[0]['msg']}") from None
+
+
+def _memories(terms: SubtaskTerms, subtask: Subtask) -> dict[str, float]:
+    shape = Preprocessing.model_validate_json(str(subtask.preprocessing)).input_shape
+    return {
+        choice.name: choice.memory_mib or memory_mib(build(choice.name, shape, subtask.outputs, 0))
+        for choice in models_of(terms)
+    }
+
+
+def _choose(
+    courier: Courier,
+    terms: SubtaskTerms,
+    prepared: Prepared,
+    memory: Mapping[str, float],
+    notes: list[str],
+) -> dict[str, str]:
+    """Give each site a model: by memory, or by validation among those that its memory admits.
+
+    With weights all must hold the same: the largest that the memory of every able site admits.
+    """
+    by_size = sorted(models_of(terms), key=lambda m: prepared.model_mib[m.name])
+    admitted = {s: [m for m in by_size if prepared.model_mib[m.name] <= mib] for s, mib in memory.items()}
+    able = {s: models for s, models in admitted.items() if models}
+    notes.extend(
+        f"{s}: no model of {prepared.subtask.name} fits into {memory[s]:.0f} MiB"
+        for s in sorted(memory.keys() - able.keys())
+    )
+    if not able:
+        raise RunError(f"subtask '{prepared.subtask.name}': no site has the memory for any of its models")
+    if terms.exchange == "weights":
+        common = min((models for models in able.values()), key=len)
+        able = {site: [m for m in models if m in common] for site, models in able.items()}
+    if terms.select == "memory":
+        return {site: models[-1].name for site, models in able.items()}
+    return _by_validation(courier, terms, prepared, able, notes)
+
+
+def _by_validation(
+    courier: Courier,
+    terms: SubtaskTerms,
+    prepared: Prepared,
+    able: Mapping[str, Sequence[ModelChoice]],
+    notes: list[str],
+) -> dict[str, str]:
+    name = prepared.subtask.name
+    letters = [
+        Letter(
+            s,
+            "query.trial",
+            pack(SubtaskQuery(subtask=prepared.subtask, models=tuple(m.name for m in ms))),
+            name,
+        )
+        for s, ms in sorted(able.items())
+    ]
+    trials: dict[str, dict[str, float]] = {}
+    for arrival in ask(courier, letters, notes):
+        try:
+            trial, _ = arrival.open(Trial)
+            if set(trial.loss_sums) != {m.name for m in able[arrival.letter.site]}:
+                raise MessageError("the trial is of other models")
+            trials[arrival.letter.site] = trial.loss_sums
+        except ConsiliumError as error:
+            notes.append(f"{arrival.letter.site}: no trial of {name}: {error}")
+    if not trials:
+        raise ConfigError(f"subtask '{name}': select = 'validation', but no site could try its models")
+    if terms.exchange == "soft_labels":
+        return {site: min(losses, key=losses.__getitem__) for site, losses in trials.items()}
+    totals: dict[str, float] = {}
+    for losses in trials.values():
+        for model, loss in losses.items():
+            totals[model] = totals.get(model, 0.0) + loss
+    best = min(totals, key=totals.__getitem__)
+    return dict.fromkeys(able, best)

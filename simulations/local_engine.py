@@ -1,0 +1,109 @@
+"""The ``local`` engine: a Grid that calls the ClientApp in this process, one site after the other."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from server.flwr_adapter import task_identity
+
+logger = logging.getLogger(__name__)
+
+# Flower's ErrorCode.CLIENT_APP_RAISED_EXCEPTION
+_CLIENT_APP_RAISED = 2
+
+
+class LocalGrid(Grid):
+    """Nodes 1 to N of this process. A message is answered when it is pushed; states stay with their node."""
+
+    def __init__(
+        self, client_app: ClientApp, num_nodes: int, run_config: Mapping[str, bool | float | int | str]
+    ) -> None:
+        self._app = client_app
+        self._run = Run.create_empty(run_id=secrets.randbits(62) + 1)
+        self._contexts = {
+            node: Context(
+                run_id=self._run.run_id,
+                node_id=node,
+                node_config={"partition-id": node - 1, "num-partitions": num_nodes},
+                state=RecordDict(),
+                run_config=dict(run_config),
+            )
+            for node in range(1, num_nodes + 1)
+        }
+        self._numbers = itertools.count(1)
+        self._replies: dict[str, Message] = {}
+
+    def set_run(self, run: Run) -> None:
+        """Take the place of the run that this grid made for itself."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run that this grid carries messages of."""
+        return self._run
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Return a message; Flower asks every Grid for this older way to make one."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the node ids, 1 to N."""
+        return list(self._contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Have each message answered now; return their ids."""
+        ids = []
+        for message in messages:
+            message_id = f"local-{next(self._numbers)}"
+            message.metadata.__dict__["_message_id"] = message_id
+            self._replies[message_id] = self._answer(message)
+            ids.append(message_id)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies to these messages, each once."""
+        return [self._replies.pop(i) for i in message_ids if i in self._replies]
+
+    def send_and_receive(
+        self,
+        messages: Iterable[Message],
+        *,
+        timeout: float | None = None,  # noqa: ARG002 - a reply is there at once
+    ) -> Iterable[Message]:
+        """Push messages and return their replies."""
+        return self.pull_messages(list(self.push_messages(messages)))
+
+    def _answer(self, message: Message) -> Message:
+        try:
+            return self._app(message, self._contexts[message.metadata.dst_node_id])
+        except Exception as error:  # noqa: BLE001 - as in Flower, a site's failure is a reply
+            logger.warning("a site failed", exc_info=error)
+            return Message(Error(code=_CLIENT_APP_RAISED, reason=type(error).__name__), reply_to=message)
+
+
+def run_locally(
+    serve: Callable[[Grid], None],
+    client_app: ClientApp,
+    *,
+    num_nodes: int,
+    run_config: Mapping[str, bool | float | int | str],
+) -> None:
+    """Call ``serve`` with a grid of ``num_nodes`` sites in this process."""
+    grid = LocalGrid(client_app, num_nodes, run_config)
+    with task_identity(grid.run.run_id):
+        serve(grid)

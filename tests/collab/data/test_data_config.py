@@ -1,0 +1,90 @@
+"""Data blocks are parsed once and refuse what they would ignore."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from collab.data.config import DataConfig, PartitionConfig, SplitConfig
+
+CSV: dict[str, Any] = {"format": "csv", "path": "a.csv", "target": "y"}
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        ({"format": "sklearn"}, "needs name"),
+        ({"format": "sklearn", "name": "iris", "path": "a"}, "no key 'path'"),
+        ({"format": "sklearn", "name": "iris", "split": {"group": "g"}}, "no group"),
+        ({"format": "csv", "target": "y"}, "either path or files"),
+        (CSV | {"files": {"a": "a.csv"}}, "either path or files"),
+        (CSV | {"name": "iris"}, "no key 'name'"),
+        (CSV | {"columns": ["a", "y"]}, "header = false and columns"),
+        (CSV | {"header": False}, "header = false and columns"),
+        (CSV | {"drop": ["y"]}, "'y' stands twice"),
+        (CSV | {"features": ["a", "y"]}, "'y' stands twice"),
+        (CSV | {"categorical": ["a"], "features": ["b"]}, "features does not list"),
+        (CSV | {"categorical": ["a"], "drop": ["a"]}, "'a' stands twice"),
+        (CSV | {"positive": "about 3"}, "cannot read the comparison"),
+        (CSV | {"separator": "||"}, "at most 1 character"),
+        (CSV | {"targets": "y"}, "Extra inputs"),
+        ({"format": "csv", "files": {"a": "a.csv"}, "target": "y", "site": "s"}, "leave out site"),
+        ({"format": "csv", "files": {"../a": "a.csv"}, "target": "y"}, "pattern"),
+        ({"format": "npz", "path": "a.npz", "categorical": ["a"]}, "no key 'categorical'"),
+        ({"format": "parquet", "path": "a"}, "'sklearn', 'csv' or 'npz'"),
+    ],
+)
+def test_a_key_that_cannot_mean_anything_is_refused(block: dict[str, Any], said: str) -> None:
+    """Every contradiction and every key that the format would ignore has its own message."""
+    with pytest.raises(ValidationError, match=said):
+        DataConfig.model_validate(block)
+
+
+@pytest.mark.parametrize(
+    ("split", "said"),
+    [
+        ({"test": 0.6, "validation": 0.4}, "below 1"),
+        ({"column": "side", "test": 0.3}, "leave out test"),
+        ({"column": "side", "group": "g"}, "leave out test"),
+        ({"test_path": "t.csv", "test": 0.3}, "leave out test"),
+        ({"test": -0.1}, "greater than or equal"),
+    ],
+)
+def test_a_split_that_contradicts_itself_is_refused(split: dict[str, Any], said: str) -> None:
+    """Shares leave rows to train on, and a column or a file of sides excludes drawing them."""
+    with pytest.raises(ValidationError, match=said):
+        SplitConfig.model_validate(split)
+
+
+@pytest.mark.parametrize(
+    ("partition", "said"),
+    [
+        ({"kind": "dirichlet"}, "needs alpha"),
+        ({"kind": "quantity"}, "needs skew"),
+        ({"kind": "iid", "alpha": 1.0}, "has no alpha"),
+        ({"kind": "column", "skew": 0.5}, "has no skew"),
+        ({"kind": "files", "min_rows": 3}, "has no min_rows"),
+        ({"kind": "quantity", "skew": 1.0}, "less than 1"),
+        ({"kind": "dirichlet", "alpha": 0.0}, "greater than 0"),
+    ],
+)
+def test_a_partition_takes_its_own_options_alone(partition: dict[str, Any], said: str) -> None:
+    """A kind of partition needs its options and refuses those of another."""
+    with pytest.raises(ValidationError, match=said):
+        PartitionConfig.model_validate(partition)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        DataConfig(format="sklearn", name="iris", split=SplitConfig(validation=0)),
+        DataConfig.model_validate(CSV | {"split": {"group": "g"}, "missing": ["?"], "positive": "> 0"}),
+        DataConfig(format="csv", files={"a": "a.csv"}, header=False, columns=("x", "y"), target="y"),
+        DataConfig(format="npz", path="a.npz", split=SplitConfig(test_path="t.npz")),
+    ],
+)
+def test_a_block_survives_json_and_is_a_key(config: DataConfig) -> None:
+    """Dumping and reading again gives an equal block with an equal hash, so that it can travel and be cached."""
+    again = DataConfig.model_validate_json(config.model_dump_json())
+    assert again == config
+    assert hash(again) == hash(config)

@@ -1,0 +1,79 @@
+"""The adapter's two halves that need no Ray: the task identity, and the watch over a ServerApp."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from threading import Event, Thread
+from typing import cast
+
+import pytest
+from flwr.app import Context, Message, RecordDict
+from flwr.serverapp import Grid, ServerApp
+from flwr.supercore.task_identity import TaskIdentity
+
+from protocol.errors import DataError
+from server.flwr_adapter import _Observed, task_identity
+
+
+class _SilentGrid:
+    """A grid from which no reply ever comes."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return []
+
+
+def _call(app: ServerApp) -> None:
+    app(grid=cast("Grid", _SilentGrid()), context=Context(1, 1, {}, RecordDict(), {}))
+
+
+def test_messages_carry_the_identity() -> None:
+    """Inside task_identity a message bears the run's, the node's and the task's id."""
+    with task_identity(7, node_id=8, task_id=9):
+        metadata = Message(RecordDict(), dst_node_id=2, message_type="query.capability").metadata
+    assert (metadata.run_id, metadata.src_node_id, metadata.src_task_id) == (7, 8, 9)
+
+
+def test_the_identity_is_put_back() -> None:
+    """Blocks nest, and the outer identity returns though the inner block raises."""
+    with task_identity(1):
+        with pytest.raises(ZeroDivisionError), task_identity(2):
+            _ = 1 / 0
+        assert TaskIdentity.run_id == 1
+    with pytest.raises(RuntimeError, match="is not set"):
+        _ = TaskIdentity.run_id
+
+
+@pytest.mark.parametrize("error", [DataError("a column is missing"), SystemExit(3), KeyboardInterrupt()])
+def test_what_the_server_raises_is_kept(error: BaseException) -> None:
+    """An error, an exit or an interruption in the ServerApp does not end its thread's caller, and is kept."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        raise error
+
+    observed = _Observed(app)
+    _call(observed.app)
+    assert observed.error is error
+
+
+def test_a_waiting_server_ends_with_the_runtime() -> None:
+    """A ServerApp that waits for replies for ever, and survives any Exception, ends when told to leave."""
+    app, waits = ServerApp(), Event()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        while True:
+            with suppress(Exception):  # as a careful server would
+                list(grid.pull_messages(["never sent"]))
+            waits.set()
+
+    observed = _Observed(app)
+    thread = Thread(target=_call, args=[observed.app], daemon=True)
+    thread.start()
+    assert waits.wait(10)
+    observed.leave()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert observed.error is None
