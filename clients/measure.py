@@ -56,7 +56,7 @@ def evaluate_local(desk: Desk, request: EvaluationRequest, processed: int) -> tu
     examples = _split(desk, request.rows)
     if not len(examples):
         return _evaluation(desk, request, 0, processed), {}
-    outputs_NK = raw_outputs(desk, desk.local(request.model), desk.rows(examples))
+    outputs_NK = raw_outputs(desk, desk.current(request.model), desk.rows(examples))
     return _evaluation(desk, request, len(examples), processed), _statistics(desk, outputs_NK, examples)
 
 

@@ -22,7 +22,11 @@ class Kept:
 
 
 class SiteState:
-    """Models by subtask and role: ``local`` (its last trained one) and ``alone`` (trained without others)."""
+    """Models by subtask and role.
+
+    ``local`` is the last one trained on private rows, ``digested`` the one that has taken in the
+    others' soft labels since, ``alone`` the one trained without others.
+    """
 
     def __init__(self, records: RecordDict) -> None:
         self._records = records
@@ -39,3 +43,8 @@ class SiteState:
         """Keep a model in the place of the last one."""
         self._records[f"{role}.{subtask}.head"] = ConfigRecord({"model": model})
         self._records[f"{role}.{subtask}.arrays"] = pack_arrays(arrays)
+
+    def forget(self, subtask: str, role: str) -> None:
+        """Drop a kept model, if there is one."""
+        for part in ("head", "arrays"):
+            self._records.pop(f"{role}.{subtask}.{part}", None)

@@ -89,9 +89,9 @@ class Desk:
         from_arrays(module, arrays)
         return module
 
-    def local(self, name: str) -> nn.Module:
-        """Return the site's own last model of this architecture, or a fresh one."""
-        kept = self.state.get(self.subtask.name)
+    def current(self, name: str) -> nn.Module:
+        """Return the site's own model, digested if it has digested since, or a fresh one."""
+        kept = self.state.get(self.subtask.name, "digested") or self.state.get(self.subtask.name)
         return self.model(name, kept.arrays) if kept and kept.model == name else self.fresh(name)
 
 
@@ -153,9 +153,10 @@ def train_soft_labels(desk: Desk, assignment: Assignment) -> tuple[Contribution,
     """Train the site's own model on private rows and return its probabilities on the public set."""
     raw = desk.raw()
     rows = desk.rows(raw.train)
-    module = desk.local(assignment.model)
+    module = desk.current(assignment.model)
     processed = train(module, rows, desk.kind, desk.subtask.train, _batches(desk, assignment))
     desk.state.put(desk.subtask.name, assignment.model, to_arrays(module))
+    desk.state.forget(desk.subtask.name, "digested")
     probabilities_NC = predict(module, desk.public(), desk.kind).astype(np.float32)
     given: Reply = {"probabilities": probabilities_NC}
     histogram = egress.histogram(class_counts(desk, raw), desk.site.egress)
@@ -167,10 +168,10 @@ def digest_soft_labels(desk: Desk, model: str, round_: int, soft_labels_NC: NDAr
     """Distil the combined soft labels into the site's own model; return the examples processed."""
     public = desk.public()
     check_soft_labels(soft_labels_NC, len(public), desk.subtask.outputs)
-    module = desk.local(model)
+    module = desk.current(model)
     rng = generator(desk.subtask.seed, round_, desk.subtask.name, desk.site.name, "digest")
     processed = distil(module, public, soft_labels_NC, rng, desk.subtask.digest)
-    desk.state.put(desk.subtask.name, model, to_arrays(module))
+    desk.state.put(desk.subtask.name, model, to_arrays(module), role="digested")
     return processed
 
 

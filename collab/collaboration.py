@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from collab import plugins
+from collab.allocation.predicates import compile_rule
 from collab.data.config import DataConfig, PartitionConfig
 from collab.kinds.contract import Kind
 from protocol.errors import ConfigError
@@ -155,8 +156,9 @@ class SubtaskTerms(Frozen):
 
     @model_validator(mode="after")
     def _exchange_has_its_terms(self) -> SubtaskTerms:
-        if (self.exchange == "soft_labels") != (self.soft_labels is not None):
-            raise ValueError("exchange = 'soft_labels' and the table soft_labels go together")
+        # With weights the table may stay: its public set is then held out all the same.
+        if self.exchange == "soft_labels" and self.soft_labels is None:
+            raise ValueError("exchange = 'soft_labels' needs soft_labels = { public = { holdout = ROWS } }")
         return self
 
 
@@ -306,9 +308,13 @@ def _cross_references(c: Collaboration) -> Iterator[str]:
         plugins.load("fusion", c.fusion.rule)
     except ConfigError as error:
         yield str(error)
-    for rule in c.allocation.rules:
-        if rule not in c.subtasks:
-            yield plugins.unknown(f"subtask '{rule}' in [allocation.rules]", rule, c.subtasks)
+    for subtask, text in c.allocation.rules.items():
+        if subtask not in c.subtasks:
+            yield plugins.unknown(f"subtask '{subtask}' in [allocation.rules]", subtask, c.subtasks)
+        try:
+            compile_rule(text, subtasks=c.subtasks)
+        except ConfigError as error:
+            yield f"allocation.rules.{subtask}: {error}"
     for name in c.partition:
         if name != "default" and name not in c.subtasks:
             yield plugins.unknown(f"subtask '{name}' in [partition]", name, c.subtasks)

@@ -100,6 +100,15 @@ class Send(Frozen):
     reason: Text
 
 
+class Refuse(Frozen):
+    """The policy suggested this, and feasibility did not let it pass."""
+
+    type: Literal["refuse"] = "refuse"
+    site: Annotated[str, Field(max_length=200)]
+    subtask: Annotated[str, Field(max_length=200)]
+    reason: Text
+
+
 class Wait(Frozen):
     """Nothing is due before ``until_s`` unless something arrives."""
 
@@ -161,7 +170,7 @@ Event = Annotated[
     Field(discriminator="type"),
 ]
 Instruction = Annotated[
-    Send | Wait | Discard | Aggregate | Evaluate | Skip | Finish | Abort, Field(discriminator="type")
+    Send | Refuse | Wait | Discard | Aggregate | Evaluate | Skip | Finish | Abort, Field(discriminator="type")
 ]
 
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)

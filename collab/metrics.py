@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import entr
 
 from collab import binned_metrics as binned
 from collab.plugins import unknown
@@ -158,37 +157,13 @@ def mean_and_se(statistics: Arrays, metric: str) -> tuple[float, float]:
     sums = _sums_per_example(statistics)
     if metric not in sums:
         raise ConfigError(unknown(f"mean per example '{metric}'", metric, sums))
-    count = _at_least_one(statistics, metric)
+    count = num_examples(statistics)
+    if count < 1:
+        raise DataError(f"no examples: '{metric}' is undefined without any")
     total, squares = sums[metric]
     mean = total / count
     variance = max(squares / count - mean**2, 0.0)
     return mean, float(np.sqrt(variance / (count - 1))) if count > 1 else float("inf")
-
-
-def constant_baseline(statistics: Arrays, metric: str) -> float:
-    """Return what the best constant prediction for these rows scores, on the scale of ``mean_and_se``.
-
-    That is the entropy of the labels for ``log_loss`` (nats), the share of the largest class for
-    ``accuracy``, and the variance of the targets for ``rmse``. A model that does not beat it has
-    learned nothing from its inputs.
-
-    Raises:
-        ConfigError: ``metric`` has no such baseline in these statistics.
-        DataError: there are no examples.
-    """
-    count = _at_least_one(statistics, metric)
-    if "confusion" in statistics and metric in ("accuracy", "log_loss"):
-        share_C = statistics["confusion"].sum(axis=1) / count
-        return float(share_C.max() if metric == "accuracy" else entr(share_C).sum())
-    if "target" in statistics and metric == "rmse":
-        return _spread(statistics) / count
-    raise ConfigError(f"metric '{metric}' has no constant baseline here: log_loss, accuracy or rmse has")
-
-
-def _at_least_one(statistics: Arrays, metric: str) -> int:
-    if num_examples(statistics) < 1:
-        raise DataError(f"no examples: '{metric}' is undefined without any")
-    return num_examples(statistics)
 
 
 def _check_classification(probabilities_NC: Floats, y_N: NDArray[Any]) -> None:
@@ -218,15 +193,11 @@ def _summarise_classification(statistics: Arrays) -> dict[str, float]:
 def _summarise_regression(statistics: Arrays) -> dict[str, float]:
     count, residual = float(statistics["num_examples"][0]), float(statistics["squared_error"][0])
     found = {"rmse": float(np.sqrt(residual / count)), "mae": float(statistics["absolute_error"][0]) / count}
-    spread = _spread(statistics)
-    return {**found, "r2": 1.0 - residual / spread} if spread > 0.0 else found
-
-
-def _spread(statistics: Arrays) -> float:
-    """Return Σ (y − mean)², or 0 where it is within the rounding error of the sums."""
     total, squares = (float(value) for value in statistics["target"])
-    spread = squares - total**2 / float(statistics["num_examples"][0])
-    return spread if spread > _RELATIVE_VARIANCE_FLOOR * squares else 0.0
+    spread = squares - total**2 / count
+    if spread > _RELATIVE_VARIANCE_FLOOR * squares:
+        found["r2"] = 1.0 - residual / spread
+    return found
 
 
 def _sum_and_squares(values_N: Floats) -> Floats:

@@ -6,6 +6,8 @@ Shape suffixes: N rows, K outputs (classes, or 1). d is a's loss minus b's on on
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,17 +18,10 @@ from protocol.arrays import Arrays
 
 Floats = NDArray[np.float64]
 
-_LOSS_OF_METRIC = {
-    "log_loss": "log_loss",
-    "rmse": "squared_error",
-    "r2": "squared_error",
-    "mae": "absolute_error",
-}
-
-
-def loss_of(metric: str) -> str:
-    """Return the loss of one row that stands for ``metric``; ``error`` (0 or 1) for rates and ranks."""
-    return _LOSS_OF_METRIC.get(metric, "error")
+# The loss of one row whose mean a metric is (for ``rmse``: whose mean's root).
+LOSSES: Mapping[str, str] = MappingProxyType(
+    {"log_loss": "log_loss", "accuracy": "error", "rmse": "squared_error", "mae": "absolute_error"}
+)
 
 
 def compare(a_NK: Floats, b_NK: Floats, y_N: NDArray[Any]) -> dict[str, Floats]:

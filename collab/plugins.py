@@ -20,13 +20,18 @@ from protocol.errors import ConfigError
 ENTRY_POINT_GROUP = "consilium.plugins"
 
 # Modules of a folder that are not choices: what the choices share.
-_SHARED = frozenset({"contract", "accumulate", "pool", "predicates", "feasibility", "simplex"})
+_SHARED = {
+    "aggregation": {"contract", "accumulate"},
+    "allocation": {"contract", "feasibility", "predicates"},
+    "fusion": {"contract", "pool", "simplex"},
+}
 
 
 def built_in(group: str) -> list[str]:
     """Return the names of the files of ``collab/<group>/`` that are choices."""
     package = importlib.import_module(f"collab.{group}")
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in _SHARED)
+    shared = _SHARED.get(group, {"contract"})
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in shared)
 
 
 def names(group: str) -> list[str]:
@@ -46,7 +51,10 @@ def load(group: str, name: str) -> Any:
     if point is None:
         what = group.removesuffix("s").replace("_", "-")
         raise ConfigError(unknown(f"{what} '{name}'", name, names(group)))
-    return point.load()
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"plug-in '{group}.{name}' ({point.value}) cannot be loaded: {error}") from None
 
 
 def unknown(what: str, name: str, allowed: Iterable[str]) -> str:

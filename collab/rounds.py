@@ -28,6 +28,7 @@ from collab.events import (
     Event,
     Finish,
     Instruction,
+    Refuse,
     Rejected,
     Send,
     SiteJoined,
@@ -196,6 +197,9 @@ class Rounds:
         suggested = plan(self._terms.allocation.policy, self._request(active))
         for s in suggested.assignments:
             yield self._send(self.cohorts[s.subtask], s.site, 1, s.score, s.reason)
+        yield from (
+            Refuse(site=s.site, subtask=s.subtask, reason=why[:500]) for s, why in suggested.refused
+        )
         for name in active:
             if not self.cohorts[name].tasks:
                 why = suggested.unserved.get(name, "no site was chosen")
@@ -348,8 +352,7 @@ class Rounds:
             examples_per_s=c.examples_per_s,
             bandwidth_mbit=c.bandwidth_mbit,
             price=c.price,
-            # A subtask for which no model fits is one that the site cannot do.
-            examples={k: n for k, n in c.subtasks.items() if k in joined.models},
+            examples=c.subtasks,
             seconds=joined.seconds,
         )
 

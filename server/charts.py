@@ -15,6 +15,9 @@ from server.units import number
 
 Tick = tuple[float, str]
 
+# What is closer together than this has no range to draw: its logarithm would not be finite.
+_TINY = 1e-12
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -74,7 +77,7 @@ def spread(values: Sequence[float], pad: float) -> tuple[float, float]:
     """Return the range of the values, wider by the share ``pad`` on both sides, never empty."""
     low, high = min(values), max(values)
     # Values that are all alike get a range of their own size, so that they sit in the middle.
-    margin = pad * (high - low) or 0.1 * abs(high) or 1.0
+    margin = pad * (high - low) if high - low > _TINY else 0.1 * abs(high) if abs(high) > _TINY else 1.0
     return low - margin, high + margin
 
 
@@ -110,7 +113,8 @@ def line_chart(
     if not points:
         return None
     left, right, top, bottom = 46, width - 14, 14, height - 34
-    across = Scale(0.0, max(x for x, _, _ in points) or 1.0, left, right)
+    furthest = max(x for x, _, _ in points)
+    across = Scale(0.0, furthest if furthest > _TINY else 1.0, left, right)
     low, high = spread([y for _, y, _ in points] + ([] if target is None else [target]), pad=0.08)
     up = Scale(low, high, bottom, top)
     placed = [(across(x), up(y), label) for x, y, label in points]

@@ -18,6 +18,7 @@ from collab.events import (
     Event,
     Finish,
     Instruction,
+    Refuse,
     Rejected,
     Send,
     SiteJoined,
@@ -112,6 +113,8 @@ class Conductor:
                 self.notes.append(f"{instruction.assignment}: not used, it came {instruction.code}")
             case Aggregate():
                 self._aggregate(instruction)
+            case Refuse():
+                self._refused(instruction)
             case Skip():
                 self._cover(instruction.round, instruction.subtask, 0.0)
                 self.notes.append(f"round {instruction.round}, {instruction.subtask}: {instruction.reason}")
@@ -121,6 +124,11 @@ class Conductor:
                 self._finished = instruction
             case Abort():
                 raise RunError(instruction.reason)
+
+    def _refused(self, instruction: Refuse) -> None:
+        note = f"policy's {instruction.site} for {instruction.subtask} refused: {instruction.reason}"
+        if note not in self.notes:  # a policy may suggest the same every round
+            self.notes.append(note)
 
     def _listen(self) -> None:
         """Turn the next answer, or the passing of time, into an event."""
@@ -141,7 +149,8 @@ class Conductor:
         except ConsiliumError as error:
             site = arrival.letter.site
             self.notes.append(f"{site}: contribution to {key} rejected: {error}")
-            self.listener({"type": "rejected", "site": site, "about": key, "detail": str(error)})
+            about = {"site": site, "subtask": task.send.subtask if task else "", "about": key}
+            self.listener({"type": "rejected", **about, "code": error.code, "detail": str(error)})
             return Rejected(at_s=arrival.at_s, assignment=key, code=error.code, detail=str(error)[:500])
         self.listener({"type": "arrived", "site": arrival.letter.site, "about": key})
         return Arrived(

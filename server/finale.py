@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from collab import metrics
 from collab.collaboration import Collaboration
-from collab.paired import difference, loss_of
+from collab.paired import LOSSES, difference
 from collab.plugins import load
 from protocol.arrays import Arrays, check, check_finite, spec_of
 from protocol.errors import ConsiliumError, MessageError
@@ -63,11 +63,17 @@ class Outcome:
         return metrics.summarise(stats) if stats else {}
 
     def standard_error(self, site: str, metric: str) -> float | None:
-        """Return the standard error of own minus alone on the site's test rows, as a loss a row."""
+        """Return the standard error of own minus alone on the site's test rows, in the metric's unit.
+
+        None for metrics that are not a mean over rows (ranks, F1, R²). For ``rmse`` it is that of the
+        squared error over (own + alone), since own² − alone² = (own − alone)(own + alone).
+        """
         sums = self.sites.get(site, {}).get("paired")
-        if not sums:
+        if not sums or metric not in LOSSES:
             return None
-        _, error = difference(sums, loss_of(metric))
+        _, error = difference(sums, LOSSES[metric])
+        if metric == "rmse":
+            error /= max(self.at(site, "own")["rmse"] + self.at(site, "alone")["rmse"], 1e-12)
         return error if np.isfinite(error) else None
 
     def weights(self) -> dict[str, float]:

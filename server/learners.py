@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from collab import metrics
 from collab.aggregation.accumulate import Accumulator
 from collab.collaboration import Collaboration, DistillationTerms, metric_of
-from collab.distillation import AUTO, Sharpening, distil, sharpen
+from collab.distillation import AUTO, Sharpening, by_entropy, distil, sharpen
 from collab.events import Send
 from collab.models.contract import build, from_arrays, to_arrays
 from collab.paired import beats
@@ -196,7 +196,9 @@ class WeightsLearner(_Base):
 class SoftLabelLearner(_Base):
     """Exchange ``soft_labels``: the combined soft labels of the last round, and one student."""
 
+    votes: dict[str, SoftLabels] = field(default_factory=dict)
     soft_labels_NC: NDArray[np.float32] | None = None
+    sharpening: Sharpening | None = None
     student: Student | None = None
     distilled_round: int = 0
     seconds_a_example: float = 0.0
@@ -221,20 +223,24 @@ class SoftLabelLearner(_Base):
         self._keep(key, contribution, arrays)
 
     def aggregate(self, keys: Sequence[str]) -> None:
-        """Combine the sites' soft labels by the subtask's rule."""
-        votes = []
+        """Combine the last soft labels of every site that ever gave some, in site order.
+
+        A cohort alone would lack the classes of the sites that had something else to do this round;
+        the public set stays the same, so a site's opinion of an earlier round still counts.
+        """
         for key in keys:
-            counts_C = np.asarray(self.kept.pop(key).class_counts, dtype=np.float64)
-            votes.append(SoftLabels(self.spool.take(key)["probabilities"], counts_C))
+            contribution = self.kept.pop(key)
+            counts_C = np.asarray(contribution.class_counts, dtype=np.float64)
+            self.votes[contribution.site] = SoftLabels(self.spool.take(key)["probabilities"], counts_C)
         terms = self.collaboration.subtasks[self.name].soft_labels
         rule = load("soft_labels", terms.combine if terms else "class_counts")
-        self.soft_labels_NC = rule.combine(votes)
+        self.soft_labels_NC = rule.combine([self.votes[site] for site in sorted(self.votes)])
 
     def measure(self, courier: Courier, round_: int, notes: list[str]) -> tuple[Measurement, list[Arrival]]:
         """Have every site digest the soft labels and measure its own model; now and then distil a student."""
         if self.soft_labels_NC is None:
             return Measurement({}, 0, ()), []
-        arrays = {"soft_labels": self.soft_labels_NC}
+        arrays = {"soft_labels": self._teacher()}
         letters = [
             Letter(s, "evaluate.digest", pack(self._request(round_, s, model), arrays), self.name, round_)
             for s, model in sorted(self.prepared.models.items())
@@ -254,6 +260,14 @@ class SoftLabelLearner(_Base):
         """Return the last accepted student."""
         return (str(self.terms.student), self.student.arrays) if self.student else None
 
+    def _teacher(self) -> NDArray[np.float32]:
+        """Return the combined soft labels, sharpened as the last student's teacher was."""
+        if self.soft_labels_NC is None:
+            raise MessageError(f"subtask '{self.name}' has no soft labels yet")
+        chosen = sharpenings(self.terms)
+        sharpening = chosen[0] if len(chosen) == 1 else self.sharpening or by_entropy(self.soft_labels_NC)
+        return sharpen(self.soft_labels_NC, sharpening).astype(np.float32)
+
     def _distil(self, courier: Courier, round_: int, notes: list[str]) -> list[Arrival]:
         """Distil with each sharpening, keep the best on federated validation if it is worth anything."""
         self.distilled_round = round_
@@ -271,6 +285,7 @@ class SoftLabelLearner(_Base):
             notes.append(f"{self.name}, round {round_}: no site could measure the student; the last is kept")
         elif beats(best[2], ("log_loss", "error")):
             self.student = best[1]
+            self.sharpening = best[1].sharpening
         else:
             notes.append(
                 f"{self.name}, round {round_}: student refused: on validation it is not better than the "

@@ -148,7 +148,13 @@ class Federation:
 def _environment(home: Path) -> dict[str, str]:
     """This environment, quiet, with the installed commands on the path and no proxy for loopback."""
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
-    own = {"FLWR_HOME": str(home), "PATH": path, "NO_PROXY": "127.0.0.1", "PYTHONUNBUFFERED": "1"}
+    own = {
+        "FLWR_HOME": str(home),
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",  # seconds; 1 by default
+        "NO_PROXY": "127.0.0.1",
+        "PATH": path,
+        "PYTHONUNBUFFERED": "1",
+    }
     return os.environ | quiet_environment() | own
 
 

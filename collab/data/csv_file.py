@@ -130,7 +130,7 @@ def _require(names: Iterable[str], columns: Sequence[str], path: Path) -> None:
         if name not in known:
             # A table may have thousands of columns: the message names those that could be meant.
             near = columns if len(columns) <= 20 else get_close_matches(name, columns, n=5) or columns[:5]
-            raise DataError(f"{path.name}: {unknown('column', name, near)}")
+            raise DataError(f"{path.name}: " + unknown(f"column '{name}'", name, near))
 
 
 def _numeric(features: Sequence[str], config: DataConfig) -> list[str]:

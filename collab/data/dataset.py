@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from collab.data.apportion import apportion
 from collab.data.config import DataConfig, Inputs, Output, PartitionConfig
-from collab.data.examples import Examples
+from collab.data.examples import Examples, Text
 from collab.data.formats import describe, load
 from collab.data.partition import partition as deal
 from collab.data.public import draw_public
@@ -129,7 +129,7 @@ def _deal_test(
     A site with 30 % of the train rows of a class gets 30 % of its test rows; values are one class.
     """
     if config.kind in ("column", "files") and rows.site_N is not None and (rows.site_N[test] != "").all():
-        return {site: test[rows.site_N[test] == site] for site in train}
+        return _by_site(rows.site_N, test, list(train))
     parts: dict[str, list[Indices]] = {site: [np.empty(0, dtype=np.int64)] for site in train}
     for label in np.unique(_strata(rows, test)):
         members = rng.permutation(test[_strata(rows, test) == label])
@@ -138,6 +138,14 @@ def _deal_test(
         for site, part in zip(train, np.split(members, cuts), strict=True):
             parts[site].append(part)
     return {site: np.sort(np.concatenate(chunks)) for site, chunks in parts.items()}
+
+
+def _by_site(site_N: Text, test: Indices, sites: Sequence[str]) -> dict[str, Indices]:
+    named = {site: test[site_N[test] == site] for site in sites}
+    strangers = len(test) - sum(map(len, named.values()))
+    if strangers:
+        raise DataError(f"{strangers} official test rows belong to sites that do not have this subtask")
+    return named
 
 
 def _strata(rows: Examples, indices: Indices) -> Indices:

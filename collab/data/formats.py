@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from collab.data import csv_file, embedded, npz_file, targets
-from collab.data.config import DataConfig, Inputs, Labels, Output, Wanted
-from collab.data.examples import Examples, concatenate
+from collab.data import csv_file, embedded, npz_file
+from collab.data.config import DataConfig, Inputs, Output, Wanted
+from collab.data.examples import Examples, Text, concatenate
 from collab.data.locate import locate
 from collab.data.preprocess import Preprocessing
 from collab.data.site_names import site_names
+from collab.data.targets import Target, encode, infer_labels, missing
 from protocol.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -42,13 +43,14 @@ def load(
         ConfigError: keys that do not go together.
     """
     wanted = Wanted(labels if labels is None or isinstance(labels, int) else tuple(labels), output, inputs)
-    rows = _without_gaps(_read_all(config, wanted, base), config)
-    if config.split.test_path is not None:
-        rows = _with_official_test(rows, config, wanted, base)
-    names = _class_names(rows.y, config, wanted)
-    where = describe(config)
-    y = targets.encode(rows.y, replace(wanted, labels=_known(wanted.labels, names)), config.positive, where)
-    return replace(rows, y=y), names
+    parts = [_without_gaps(part, config) for part in _parts(config, wanted, base)]
+    names = _class_names([part.rows.y for part in parts], config, wanted)
+    known = replace(wanted, labels=wanted.labels if isinstance(wanted.labels, int) else names)
+    encoded = [
+        replace(part.rows, y=encode(Target(part.rows.y, part.where, part.place_N), known, config.positive))
+        for part in parts
+    ]
+    return concatenate(encoded), names
 
 
 def load_public(config: DataConfig, inputs: Inputs, base: Path | None) -> Examples:
@@ -62,7 +64,8 @@ def load_public(config: DataConfig, inputs: Inputs, base: Path | None) -> Exampl
         raise ConfigError("files gives each site its own file: a public set has one path")
     if config.format == "sklearn":
         return embedded.read(config, Wanted(None, "value", inputs)).without_targets()
-    return _without_gaps(_read_inputs(locate(str(config.path), base), config, inputs), config)
+    rows = _read_inputs(locate(str(config.path), base), config, inputs)
+    return _without_gaps(_part(rows, describe(config)), config).rows
 
 
 def load_inputs(path: Path, config: DataConfig, preprocessing: Preprocessing) -> Examples:
@@ -96,24 +99,46 @@ def describe(config: DataConfig) -> str:
     return f"{place}, {config.target or 'y'}"
 
 
-def _read_all(config: DataConfig, wanted: Wanted, base: Path | None) -> Examples:
+@dataclass(frozen=True)
+class _Part:
+    """One file's rows, y still raw; its name for messages; and which data row of the file each one was."""
+
+    rows: Examples
+    where: str
+    place_N: NDArray[np.int64]  # noqa: N815
+
+
+def _part(rows: Examples, where: str) -> _Part:
+    return _Part(rows, where, np.arange(len(rows)))
+
+
+def _parts(config: DataConfig, wanted: Wanted, base: Path | None) -> list[_Part]:
     if config.format == "sklearn":
-        return embedded.read(config, wanted)
+        return [_part(embedded.read(config, wanted), describe(config))]
     if config.files is None:
-        return _read(str(config.path), config, wanted, base)
-    return concatenate(
-        [
-            replace(part, site_N=np.full(len(part), site, dtype=object))
-            for site, path in config.files.items()
-            for part in [_read(path, config, wanted, base)]
-        ]
+        train = [_read(str(config.path), config, wanted, base)]
+    else:
+        read = ((site, _read(path, config, wanted, base)) for site, path in config.files.items())
+        train = [replace(part, rows=replace(part.rows, site_N=_all(part, site))) for site, part in read]
+    if config.split.test_path is None:
+        return train
+    test = _read(config.split.test_path, config, wanted, base)
+    site_N = test.rows.site_N
+    if train[0].rows.site_N is not None and site_N is None:
+        site_N = _all(test, "")  # they belong to no site yet: they are dealt out with the train rows
+    official = replace(test.rows, split_N=_all(test, "test"), site_N=site_N)
+    drawn = [replace(part, rows=replace(part.rows, split_N=_all(part, ""))) for part in train]
+    return [*drawn, replace(test, rows=official)]
+
+
+def _read(path: str, config: DataConfig, wanted: Wanted, base: Path | None) -> _Part:
+    file = locate(path, base)
+    rows = (
+        npz_file.read(file, config, wanted) if config.format == "npz" else csv_file.read(file, config, wanted)
     )
-
-
-def _read(path: str, config: DataConfig, wanted: Wanted, base: Path | None) -> Examples:
-    reader = npz_file.read if config.format == "npz" else csv_file.read
-    rows = reader(locate(path, base), config, wanted)
-    return rows if rows.site_N is None else replace(rows, site_N=site_names(rows.site_N, describe(config)))
+    if rows.site_N is not None:
+        rows = replace(rows, site_N=site_names(rows.site_N, file.name))
+    return _part(rows, f"{file.name}, {config.target or 'y'}")
 
 
 def _read_inputs(path: Path, config: DataConfig, inputs: Inputs) -> Examples:
@@ -122,41 +147,30 @@ def _read_inputs(path: Path, config: DataConfig, inputs: Inputs) -> Examples:
     return csv_file.read_inputs(path, config, inputs)
 
 
-def _with_official_test(rows: Examples, config: DataConfig, wanted: Wanted, base: Path | None) -> Examples:
-    test = _without_gaps(_read(str(config.split.test_path), config, wanted, base), config)
-    # The official rows belong to no site yet if sites come from files: they are dealt out later.
-    if rows.site_N is None or test.site_N is None:
-        test = replace(test, site_N=None if rows.site_N is None else np.full(len(test), "", dtype=object))
-    return concatenate([replace(rows, split_N=_all(rows, "")), replace(test, split_N=_all(test, "test"))])
+def _all(part: _Part, cell: str) -> Text:
+    return np.full(len(part.rows), cell, dtype=object)
 
 
-def _all(rows: Examples, cell: str) -> NDArray[np.object_]:
-    return np.full(len(rows), cell, dtype=object)
-
-
-def _without_gaps(rows: Examples, config: DataConfig) -> Examples:
+def _without_gaps(part: _Part, config: DataConfig) -> _Part:
     if config.missing_rows == "impute":
-        return rows
+        return part
+    rows = part.rows
     gaps_N = np.isnan(rows.numeric_NP).any(axis=1) | (rows.categorical_NQ == "").any(axis=1)
-    gaps_N |= targets.missing(rows.y)
+    gaps_N |= missing(rows.y)
     if gaps_N.all():
         raise DataError(
-            f'{describe(config)}: all {len(rows)} rows have a gap and missing_rows = "drop" leaves none; '
+            f'{part.where}: all {len(rows)} rows have a gap and missing_rows = "drop" leaves none; '
             "drop the columns that are mostly empty, or impute"
         )
-    logger.info("%s: %d of %d rows have gaps and are left out", describe(config), gaps_N.sum(), len(rows))
-    return rows.take(~gaps_N)
+    logger.info("%s: %d of %d rows have gaps and are left out", part.where, gaps_N.sum(), len(rows))
+    return _Part(rows.take(~gaps_N), part.where, part.place_N[~gaps_N])
 
 
-def _class_names(raw_N: NDArray[Any], config: DataConfig, wanted: Wanted) -> tuple[str, ...] | None:
+def _class_names(raw: Sequence[NDArray[Any]], config: DataConfig, wanted: Wanted) -> tuple[str, ...] | None:
     if wanted.output == "value":
         return None
     if isinstance(wanted.labels, tuple):
         return wanted.labels
     if isinstance(wanted.labels, int):
         return tuple(str(label) for label in range(wanted.labels))
-    return ("no", "yes") if config.positive is not None else targets.infer_labels(raw_N)
-
-
-def _known(labels: Labels, names: tuple[str, ...] | None) -> Labels:
-    return labels if isinstance(labels, int) else names
+    return ("no", "yes") if config.positive is not None else infer_labels(np.concatenate(raw))

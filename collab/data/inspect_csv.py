@@ -85,7 +85,7 @@ def inspect(path: Path, target: str, site_column: str | None = None, sites: int 
     columns = csv_file.column_names(path, config)
     for name in (target, *([] if site_column is None else [site_column])):
         if name not in columns:
-            raise DataError(f"{path.name}: {unknown('column', name, columns[:100])}")
+            raise DataError(f"{path.name}: " + unknown(f"column '{name}'", name, columns[:100]))
     frame = csv_file.read_frame(path, config, columns, ()).fillna("").apply(lambda column: column.str.strip())
     profiles = {name: profile(name, frame[name]) for name in columns}
     return _findings(path, config, frame, profiles, site_column, sites or 3)

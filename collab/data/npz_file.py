@@ -80,7 +80,7 @@ def _load(path: Path) -> dict[str, NDArray[Any]]:
 
 def _pick(arrays: dict[str, NDArray[Any]], name: str, path: Path) -> NDArray[Any]:
     if name not in arrays:
-        raise DataError(f"{path.name}: {unknown('array', name, arrays)}")
+        raise DataError(f"{path.name}: " + unknown(f"array '{name}'", name, arrays))
     return arrays[name]
 
 
@@ -107,7 +107,7 @@ def _table(x: NDArray[Any], y: NDArray[Any], path: Path) -> Examples:
 def _images(x: NDArray[Any], path: Path) -> NDArray[np.float32]:
     if x.ndim == 3:
         x = x[:, None]
-    elif x.ndim == 4 and x.shape[1] not in _CHANNELS and x.shape[3] in _CHANNELS:
+    elif x.ndim == 4 and _channels_last(x.shape):
         x = x.transpose(0, 3, 1, 2)
     if x.ndim != 4 or x.shape[1] not in _CHANNELS:
         raise DataError(
@@ -118,6 +118,12 @@ def _images(x: NDArray[Any], path: Path) -> NDArray[np.float32]:
         image_NCHW /= 255.0
     _refuse(~np.isfinite(image_NCHW).all(axis=(1, 2, 3)), "a pixel that is NaN or infinite", path)
     return image_NCHW
+
+
+def _channels_last(shape: tuple[int, ...]) -> bool:
+    if shape[3] not in _CHANNELS:
+        return False
+    return shape[1] not in _CHANNELS or shape[3] < shape[1]  # a side of 4 pixels is the rarer reading
 
 
 def _refuse(wrong: Any, what: str, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -24,9 +25,35 @@ def canonical(cell: str) -> str:
     return match[1] if match else cell
 
 
-def first_row(mask_N: NDArray[np.bool_]) -> str:
-    """Return "3 row(s), the first is data row 17" for a mask; data rows count from 1, without the header."""
-    return f"{int(mask_N.sum())} row(s), the first is data row {int(mask_N.argmax()) + 1}"
+def first_row(mask_N: NDArray[np.bool_], place_N: NDArray[np.int64] | None = None) -> str:
+    """Return "3 row(s), the first is data row 17" for a mask.
+
+    Data rows count from 1, without the header; ``place_N`` says where each stood before others were dropped.
+    """
+    first = int(mask_N.argmax())
+    place = first if place_N is None else int(place_N[first])
+    return f"{int(mask_N.sum())} row(s), the first is data row {place + 1}"
+
+
+@dataclass(frozen=True, repr=False)
+class Target:
+    """The target column of one file, as read.
+
+    Attributes:
+        raw_N: text cells or numbers.
+        where: the file and column, for messages.
+        place_N: which data row of the file each cell stood in; None = all rows are here.
+    """
+
+    raw_N: NDArray[Any]  # noqa: N815
+    where: str
+    place_N: NDArray[np.int64] | None = None  # noqa: N815
+
+    def refuse(self, wrong_N: NDArray[np.bool_], what: str, remedy: str = "") -> None:
+        """Raise a ``DataError`` that the target is ``what`` if any cell is wrong."""
+        if wrong_N.any():
+            rows = first_row(wrong_N, self.place_N)
+            raise DataError(f"{self.where}: the target is {what} in {rows}{remedy and '; '}{remedy}")
 
 
 def missing(raw_N: NDArray[Any]) -> NDArray[np.bool_]:
@@ -53,83 +80,68 @@ def infer_labels(raw_N: NDArray[Any]) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def encode(raw_N: NDArray[Any], wanted: Wanted, positive: str | None, where: str) -> NDArray[Any]:
+def encode(target: Target, wanted: Wanted, positive: str | None) -> NDArray[Any]:
     """Return y: int64 class indices or float64 values.
 
     Args:
-        raw_N: text cells or numbers, as a format read them.
+        target: the cells.
         wanted: the labels must be known by now (see ``infer_labels``) if the output is classes.
         positive: comparison that makes the target yes (class 1) or no (class 0).
-        where: the file and column, for messages.
 
     Raises:
         DataError: a cell is missing, not a number where one is needed, or no known label.
         ConfigError: ``positive`` goes with neither a value nor another number of labels than two.
     """
-    gaps = missing(raw_N)
-    if gaps.any():
-        raise DataError(
-            f'{where}: the target is missing in {first_row(gaps)}; fill it or set missing_rows = "drop"'
-        )
+    target.refuse(missing(target.raw_N), "missing", 'fill it or set missing_rows = "drop"')
     if wanted.output == "value":
         if positive is not None:
-            raise ConfigError(
-                f"{where}: positive makes classes, but the subtask predicts a value: leave it out"
-            )
-        return _numbers(raw_N, where)
+            raise ConfigError(f"{target.where}: positive makes classes, but the subtask predicts a value")
+        return _numbers(target)
     if positive is not None:
-        return _yes_or_no(raw_N, wanted.labels, positive, where)
+        return _yes_or_no(target, wanted.labels, positive)
     if wanted.labels is None:
-        raise ConfigError(f"{where}: the labels are not known: name them in the subtask's labels")
+        raise ConfigError(f"{target.where}: the labels are not known: name them in the subtask's labels")
     if isinstance(wanted.labels, int):
-        return _indices(_numbers(raw_N, where), wanted.labels, where)
-    return _positions(raw_N, wanted.labels, where)
+        return _indices(target, wanted.labels)
+    return _positions(target, wanted.labels)
 
 
-def _yes_or_no(raw_N: NDArray[Any], labels: Labels, positive: str, where: str) -> NDArray[np.int64]:
+def _yes_or_no(target: Target, labels: Labels, positive: str) -> NDArray[np.int64]:
     count = labels if isinstance(labels, int) else len(labels or ("no", "yes"))
     if count != 2:
-        raise ConfigError(f"{where}: positive makes 2 classes, but the subtask has {count} labels")
+        raise ConfigError(f"{target.where}: positive makes 2 classes, but the subtask has {count} labels")
     rule = comparison.parse(positive)
-    cells = _numbers(raw_N, where) if rule.is_numeric else _texts(raw_N)
+    cells = _numbers(target) if rule.is_numeric else _texts(target.raw_N)
     return rule.holds(cells).astype(np.int64)
 
 
-def _positions(raw_N: NDArray[Any], labels: tuple[str, ...], where: str) -> NDArray[np.int64]:
+def _positions(target: Target, labels: tuple[str, ...]) -> NDArray[np.int64]:
     index = {canonical(label): i for i, label in enumerate(labels)}
     if len(index) < len(labels):
-        raise ConfigError(f"{where}: labels names one class twice")
-    cells = _texts(raw_N)
+        raise ConfigError(f"{target.where}: labels names one class twice")
+    cells = _texts(target.raw_N)
     y_N = np.array([index.get(cell, -1) for cell in cells], dtype=np.int64)
-    if (y_N >= 0).all():
-        return y_N
     # Cells 0..C-1 under names such as "healthy" count as positions; with labels that are
     # numbers themselves that would be a guess between two readings.
-    if not any(_is_number(label) for label in labels) and all(_is_number(cell) for cell in set(cells)):
-        return _indices(_numbers(raw_N, where), len(labels), where)
-    raise DataError(
-        f"{where}: the target is none of the {len(labels)} labels in {first_row(y_N < 0)}; "
-        "add it to labels, or set positive"
-    )
+    if (y_N < 0).any() and not any(map(_is_number, labels)) and all(map(_is_number, set(cells))):
+        return _indices(target, len(labels))
+    target.refuse(y_N < 0, f"none of the {len(labels)} labels", "add it to labels, or set positive")
+    return y_N
 
 
-def _indices(values_N: NDArray[np.float64], classes: int, where: str) -> NDArray[np.int64]:
-    wrong = (values_N != np.floor(values_N)) | (values_N < 0) | (values_N >= classes)
-    if wrong.any():
-        raise DataError(
-            f"{where}: the target is not a whole number from 0 to {classes - 1} in {first_row(wrong)}"
-        )
+def _indices(target: Target, classes: int) -> NDArray[np.int64]:
+    values_N = _numbers(target)
+    wrong_N = (values_N != np.floor(values_N)) | (values_N < 0) | (values_N >= classes)
+    target.refuse(wrong_N, f"not a whole number from 0 to {classes - 1}")
     return values_N.astype(np.int64)
 
 
-def _numbers(raw_N: NDArray[Any], where: str) -> NDArray[np.float64]:
+def _numbers(target: Target) -> NDArray[np.float64]:
     try:
-        values_N = raw_N.astype(np.float64)
+        values_N = target.raw_N.astype(np.float64)
     except ValueError:  # its text quotes the cell
-        values_N = np.array([float(cell) if _is_number(cell) else np.nan for cell in raw_N])
-    wrong = ~np.isfinite(values_N)
-    if wrong.any():
-        raise DataError(f"{where}: the target is not a finite number in {first_row(wrong)}")
+        values_N = np.array([float(cell) if _is_number(cell) else np.nan for cell in target.raw_N])
+    target.refuse(~np.isfinite(values_N), "not a finite number")
     return values_N
 
 

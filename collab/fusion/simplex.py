@@ -22,6 +22,7 @@ from protocol.errors import ArraysError, RunError
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+_SINGULAR = "fusion weights cannot be computed: the candidates' sums are close to singular"
 # Relative to the largest entry of H; far above rounding, far below what a weight is worth.
 _GAP_ALLOWED = 1e-10
 
@@ -87,12 +88,16 @@ def _minimise_on_support(
         factor = cho_factor(hessian_MM[np.ix_(free_M, free_M)])
     except LinAlgError:
         raise ArraysError("quadratic program is not positive definite: no outputs give such sums") from None
-    along = cho_solve(factor, np.ones(int(free_M.sum())))
     target_M = weights_M.copy()
-    for _ in range(2):  # a Newton step is exact but for rounding, which a second one takes out
-        gradient = (hessian_MM @ target_M - linear_M)[free_M]
-        step = cho_solve(factor, gradient - gradient.mean())
-        target_M[free_M] -= step - along * (step.sum() / along.sum())
+    with np.errstate(over="ignore", invalid="ignore"):
+        along = cho_solve(factor, np.ones(int(free_M.sum())), check_finite=False)
+        for _ in range(2):  # a Newton step is exact but for rounding, which a second one takes out
+            gradient = (hessian_MM @ target_M - linear_M)[free_M]
+            step = cho_solve(factor, gradient - gradient.mean(), check_finite=False)
+            budget = (1.0 - target_M.sum() + step.sum()) / along.sum()
+            target_M[free_M] += budget * along - step
+    if not np.isfinite(target_M).all():
+        raise RunError(_SINGULAR)
     return target_M, hessian_MM @ target_M - linear_M
 
 
@@ -118,5 +123,5 @@ def _step_to_boundary(weights_M: Floats, target_M: Floats, free_M: Mask) -> tupl
 def _verified(hessian_MM: Floats, linear_M: Floats, weights_M: Floats) -> Floats:
     weights_M = weights_M / weights_M.sum()
     if optimality_gap(hessian_MM, linear_M, weights_M) > _GAP_ALLOWED * (1.0 + float(np.abs(linear_M).max())):
-        raise RunError("fusion weights did not converge: the candidates' sums are close to singular")
+        raise RunError(_SINGULAR)
     return weights_M

@@ -15,7 +15,7 @@ from scipy.optimize import nnls
 from collab import metrics
 from collab.fusion import least_squares
 from collab.fusion.simplex import minimise, optimality_gap
-from protocol.errors import ArraysError
+from protocol.errors import ArraysError, RunError
 
 SITES = (0.2, 0.5, 0.9)  # where the pooled rows are cut into four sites
 
@@ -146,3 +146,9 @@ def test_the_simplex_solver_refuses_what_is_no_problem(hessian: NDArray[Any], li
     """A zero matrix, shapes that do not match and infinities are errors."""
     with pytest.raises(ArraysError, match="quadratic program"):
         minimise(hessian, linear)
+
+
+def test_the_simplex_solver_says_when_rounding_wins() -> None:
+    """A matrix that is singular but for denormal numbers ends in an error, not in NaN weights."""
+    with pytest.raises(RunError, match="singular"):
+        minimise(np.diag([1.0, 1e-320]), np.ones(2))

@@ -141,23 +141,6 @@ def test_one_example_concludes_nothing_and_none_is_refused() -> None:
         metrics.mean_and_se(one, "r2")
     with pytest.raises(ConfigError, match="mean per example"):
         metrics.mean_and_se({"num_examples": np.ones(1)}, "rmse")
-    with pytest.raises(ConfigError, match="baseline"):
-        metrics.constant_baseline(one, "log_loss")
-
-
-def test_constant_baseline_is_what_no_constant_beats() -> None:
-    """The class shares reach the baseline's log loss, their mode its accuracy, the mean its squared error."""
-    probabilities_NC, y_N = _draw(13, 300, 4)
-    share_C = np.bincount(y_N, minlength=4) / 300
-    constant = metrics.classification_statistics(np.tile(share_C, (300, 1)), y_N)
-    model = metrics.classification_statistics(probabilities_NC, y_N)
-    for metric in ("log_loss", "accuracy"):
-        expected = metrics.mean_and_se(constant, metric)[0]
-        assert metrics.constant_baseline(model, metric) == pytest.approx(expected)
-    targets_N = probabilities_NC[:, 0]
-    mean_alone = metrics.regression_statistics(np.full(300, targets_N.mean()), targets_N)
-    expected = metrics.mean_and_se(mean_alone, "rmse")[0]
-    assert metrics.constant_baseline(mean_alone, "rmse") == pytest.approx(expected)
 
 
 def test_better_follows_the_metric() -> None:

@@ -44,8 +44,9 @@ def test_no_points_no_curve() -> None:
 @settings(deadline=None)
 @given(st.sampled_from(["log_loss", "rmse", "accuracy"]), VALUES, VALUES)
 def test_right_is_better(metric: str, one: float, other: float) -> None:
-    """On a lane the better of two values is never left of the worse one."""
+    """On a lane the better of two values is never left of the worse one, and the two use the whole lane."""
     scale = charts.towards_better(metric, [one, other], 250)
+    assert one == other or {scale(one), scale(other)} == {10, 240}
     better, worse = (min, max) if metric != "accuracy" else (max, min)
     assert scale(better(one, other)) >= scale(worse(one, other))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomlkit
+from flwr.serverapp import Grid
 from safetensors.numpy import load_file
 
 from clients.app import app as client_app
@@ -61,13 +62,18 @@ def _simulate(folder: Path) -> Path:
     }
     collaboration = parse(TERMS | scenario, "test")
     run = folder / "simulated"
-    run_locally(
-        lambda grid: federate(grid, collaboration, Terms("simulated", run)) and None,
-        client_app,
-        num_nodes=len(SITES),
-        run_config={"collaboration": to_toml(collaboration)},
-    )
+
+    def serve(grid: Grid) -> None:
+        federate(grid, collaboration, Terms("simulated", run))
+
+    run_config = {"collaboration": to_toml(collaboration)}
+    run_locally(serve, client_app, num_nodes=len(SITES), run_config=run_config)
     return run
+
+
+def _arrays(run: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Every array of the models that a run left, by file."""
+    return {file.name: load_file(file) for file in sorted((run / "models" / "risk").glob("*.safetensors"))}
 
 
 @pytest.mark.slow
@@ -77,23 +83,15 @@ def test_real_processes_give_the_arrays_of_the_local_engine(tmp_path: Path) -> N
     node_configs = _deploy(tmp_path)
     processes = tmp_path / "processes"
     processes.mkdir()
-    run_config = {
-        "collaboration": tomlkit.dumps(TERMS),
-        "out": str(tmp_path),
-        "run": "real",
-        "clock": "wall",
-    }
+    run_config = {"collaboration": tomlkit.dumps(TERMS), "out": str(tmp_path), "run": "real", "clock": "wall"}
     with federation(processes, node_configs) as at:
         at.run(ROOT, run_config, timeout_s=400)
-    simulated = _simulate(tmp_path)
-    expected = {file.name: load_file(file) for file in (simulated / "models" / "risk").glob("*.safetensors")}
-    found = {
-        file.name: load_file(file) for file in (tmp_path / "real" / "models" / "risk").glob("*.safetensors")
-    }
-    assert expected.keys() == found.keys() != set()
+    found, expected = _arrays(tmp_path / "real"), _arrays(_simulate(tmp_path))
+    assert "final.safetensors" in expected
+    assert found.keys() == expected.keys()
     for file, arrays in expected.items():
-        assert arrays.keys() == found[file].keys()
+        assert found[file].keys() == arrays.keys()
         for name, array in arrays.items():
             np.testing.assert_array_equal(found[file][name], array, err_msg=f"{file}: {name}")
     summary = json.loads((tmp_path / "real" / "summary.json").read_text(encoding="utf-8"))
-    assert summary["rounds"] == 3
+    assert summary["ended"] == "all 3 rounds are done"

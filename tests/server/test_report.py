@@ -142,8 +142,7 @@ def test_hostile_names_stay_text() -> None:
     """Markup, template syntax and control characters in any text of the run are shown, never obeyed."""
     summary = sample(sites=["north", HOSTILE], name=HOSTILE)
     summary.update(name=HOSTILE, run_id=HOSTILE, notes=[HOSTILE], versions={HOSTILE: HOSTILE}, device=HOSTILE)
-    for one in summary["allocations"]:
-        one.update(reason=HOSTILE, detail=HOSTILE)
+    summary["allocations"] = [{**one, "reason": HOSTILE, "detail": HOSTILE} for one in summary["allocations"]]
     summary["subtasks"][HOSTILE].update(kind=HOSTILE, student={"temperature": HOSTILE, "round": HOSTILE})
     html = render(summary)
     page = Page(html)
@@ -203,8 +202,7 @@ def test_a_run_cut_off_has_open_assignments() -> None:
     summary = sample(rounds=1)
     summary["allocations"][0].update(outcome="asked", seconds=None, detail=None, reason=None, score=None)
     summary["subtasks"]["tumour"]["student"] = {"accepted": False, "temperature": None, "round": None}
-    words = Page(render(summary)).words
-    assert "No student was accepted." in words
+    assert "No student was accepted." in (words := Page(render(summary)).words)
     assert not re.search(r"\bNone\b", words)
 
 

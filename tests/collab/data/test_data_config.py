@@ -84,7 +84,7 @@ def test_a_partition_takes_its_own_options_alone(partition: dict[str, Any], said
     ],
 )
 def test_a_block_survives_json_and_is_a_key(config: DataConfig) -> None:
-    """Dumping and reading again gives an equal block with an equal hash, so that it can travel and be cached."""
+    """Dumping and reading again gives an equal block with an equal hash: it can travel and be cached."""
     again = DataConfig.model_validate_json(config.model_dump_json())
     assert again == config
     assert hash(again) == hash(config)

@@ -15,7 +15,7 @@ from protocol.errors import DataError
 BODY = b"63,1,145\n"
 
 
-class QuietHandler(SimpleHTTPRequestHandler):
+class _QuietHandler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name that http.server gives it
         pass
 
@@ -27,7 +27,7 @@ def origin_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
     served = tmp_path / "served"
     served.mkdir()
     (served / "a.data").write_bytes(BODY)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(served)))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_QuietHandler, directory=str(served)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}/a.data"
@@ -37,11 +37,11 @@ def origin_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
 
 
 @pytest.fixture(autouse=True)
-def no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CONSILIUM_DATA", raising=False)
 
 
-def write(folder: Path, text: str) -> Path:
+def _write(folder: Path, text: str) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "a.csv").write_text(text)
     return folder
@@ -49,7 +49,7 @@ def write(folder: Path, text: str) -> Path:
 
 def test_nearer_places_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An absolute path is itself; a relative one lies beside the collaboration, else under CONSILIUM_DATA."""
-    base, shared = write(tmp_path / "base", "near"), write(tmp_path / "shared", "far")
+    base, shared = _write(tmp_path / "base", "near"), _write(tmp_path / "shared", "far")
     monkeypatch.setenv("CONSILIUM_DATA", str(shared))
     assert locate("a.csv", base).read_text() == "near"
     assert locate("a.csv", None).read_text() == "far"
@@ -89,7 +89,7 @@ def test_no_network_says_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """If the origin cannot be reached the message offers CONSILIUM_DATA and the internet."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     origins = {"x/a.data": Origin("http://127.0.0.1:9/a.data", "0" * 64)}
-    with pytest.raises(DataError, match="CONSILIUM_DATA.*internet"):
+    with pytest.raises(DataError, match=r"CONSILIUM_DATA.*internet"):
         locate("x/a.data", tmp_path, origins=origins, cache=tmp_path / "cache")
 
 

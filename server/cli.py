@@ -1,0 +1,69 @@
+"""Commands on the folder of a run: ``report``, ``replay`` and ``predict``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+RunDir = Annotated[Path, typer.Argument(help="The folder of a run, e.g. runs/clinic-20260101-120000.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
+
+
+def report(run_dir: RunDir, as_json: AsJson = False) -> None:
+    """Show the result of a run again, and write its report.html anew."""
+    from server.console import result_table
+    from server.report import write_report
+    from server.summary import read_summary
+
+    summary = read_summary(run_dir)
+    write_report(summary, run_dir / "report.html")
+    if as_json:
+        sys.stdout.write(json.dumps(summary, allow_nan=False) + "\n")
+        return
+    console = Console()
+    console.print(result_table(summary))
+    console.print(f"report: {run_dir / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def replay(run_dir: RunDir, as_json: AsJson = False) -> None:
+    """Feed the run's log back to the state machine; it must decide the same again."""
+    from collab.settings import parse, parse_toml, read_text
+    from server.federation import COLLABORATION
+    from server.runlog import replay as replay_log
+
+    path = run_dir / COLLABORATION
+    collaboration = parse(parse_toml(read_text(path), str(path)), str(path))
+    events, instructions = replay_log(run_dir, collaboration, run_dir.resolve().name)
+    if as_json:
+        sys.stdout.write(json.dumps({"events": events, "instructions": instructions, "same": True}) + "\n")
+    else:
+        Console().print(f"{events} events gave the same {instructions} instructions again", highlight=False)
+
+
+def predict(
+    run_dir: RunDir,
+    subtask: Annotated[str, typer.Argument(help="The subtask whose model answers.")],
+    source: Annotated[Path, typer.Option("--input", help="New rows: .csv for tables, .npz (x) for images.")],
+    site: Annotated[str | None, typer.Option(help="Answer with what this site deploys.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict new rows with the fused model of a run; prints CSV."""
+    from server.predict import predict as predict_rows
+
+    found = predict_rows(run_dir, subtask, source, site)
+    if as_json:
+        sys.stdout.write(json.dumps(found.records(), allow_nan=False) + "\n")
+    else:
+        sys.stdout.write(found.csv())
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the ``consilium`` command."""
+    app.command()(report)
+    app.command()(replay)
+    app.command()(predict)

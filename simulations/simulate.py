@@ -1,0 +1,146 @@
+"""A whole federation on one machine: an engine, the run, and what it is compared with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from clients.app import app as client_app
+from collab.collaboration import Collaboration, kind_of
+from collab.data.config import DataConfig
+from collab.plugins import unknown
+from collab.scenario import scenario_data
+from collab.settings import validate
+from protocol.errors import ConfigError
+from server.conductor import Listener
+from server.federation import Terms, federate, to_toml
+from server.report import write_report
+from server.summary import FILE_NAME, set_baseline, write_json
+from simulations import baselines
+from simulations.local_engine import run_locally
+
+Engine = Literal["local", "flower"]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to simulate: the engine, where its folder goes, and whether to measure baselines."""
+
+    run: str
+    out: Path
+    engine: Engine = "local"
+    baselines: bool = True
+
+
+def scenario_path(name: str) -> Path:
+    """Return the path of a built-in scenario or of a file.
+
+    Raises:
+        ConfigError: it is neither; the message suggests the nearest scenario.
+    """
+    built_in = {p.name.removesuffix(".toml"): p for p in files("simulations").joinpath("scenarios").iterdir()}
+    if name in built_in:
+        return Path(str(built_in[name]))
+    path = Path(name)
+    if path.suffix == ".toml" or path.exists():
+        return path
+    raise ConfigError(f"{unknown(f'scenario {name!r}', name, built_in)}; or give the path of a .toml file")
+
+
+def ready(collaboration: Collaboration, base: Path) -> Collaboration:
+    """Return the collaboration with data paths made absolute and labels that were left open filled in.
+
+    Raises:
+        ConfigError: it brings no sites, so there is nothing to simulate.
+        DataError: its data cannot be used.
+    """
+    if not collaboration.is_scenario:
+        raise ConfigError("a simulation needs sites: add [sites.NAME] tables or a [fleet]")
+    tables = collaboration.model_dump(mode="json", exclude_none=True)
+    for name, config in collaboration.data.items():
+        tables["data"][name] = absolute(config, base).model_dump(mode="json", exclude_unset=True)
+    found = validate(Collaboration, tables, "collaboration")
+    for name, terms in found.subtasks.items():
+        data = scenario_data(found, name)
+        if kind_of(terms).output == "classes" and terms.labels is None:
+            tables["subtasks"][name]["labels"] = list(data.labels or ())
+    return validate(Collaboration, tables, "collaboration")
+
+
+def absolute(config: DataConfig, base: Path) -> DataConfig:
+    """Return the data block with the paths that lie beside the collaboration file made absolute."""
+
+    def resolve(path: str) -> str:
+        beside = base / path
+        return str(beside.resolve()) if beside.exists() else path
+
+    update: dict[str, Any] = {}
+    if config.path is not None:
+        update["path"] = resolve(config.path)
+    if config.files is not None:
+        update["files"] = {site: resolve(path) for site, path in config.files.items()}
+    if config.split.test_path is not None:
+        update["split"] = config.split.model_copy(update={"test_path": resolve(config.split.test_path)})
+    return config.model_copy(update=update)
+
+
+def simulate(collaboration: Collaboration, order: Order, listener: Listener) -> dict[str, Any]:
+    """Run ``collaboration`` and its baselines; return the summary, which the run's folder holds too."""
+    folder = order.out / order.run
+    terms = Terms(order.run, folder, "simulated", order.engine, baselines=order.baselines)
+    summary = _run(collaboration, terms, listener)
+    if order.baselines:
+        _compare(collaboration, summary, listener)
+        write_json(summary, folder / FILE_NAME)
+    write_report(summary, folder / "report.html")
+    return summary
+
+
+def _run(collaboration: Collaboration, terms: Terms, listener: Listener) -> dict[str, Any]:
+    found: list[dict[str, Any]] = []
+    config: Mapping[str, bool | float | int | str] = {"collaboration": to_toml(collaboration)}
+    num_nodes = len(collaboration.sites)
+
+    def serve(grid: Grid) -> None:
+        found.append(federate(grid, collaboration, terms, listener))
+
+    if terms.engine == "local":
+        run_locally(serve, client_app, num_nodes=num_nodes, run_config=config)
+    else:
+        from simulations.flower_engine import RayResources, run_on_flower
+
+        server_app = ServerApp()
+
+        @server_app.main()
+        def main(grid: Grid, context: Context) -> None:
+            del context
+            serve(grid)
+
+        resources = RayResources(cpus=max(1, os.cpu_count() or 1))
+        run_on_flower(server_app, client_app, num_nodes=num_nodes, run_config=config, resources=resources)
+    return found[0]
+
+
+def _compare(collaboration: Collaboration, summary: dict[str, Any], listener: Listener) -> None:
+    """Measure the baselines that need all data or another run, and put them into the summary."""
+    for name in sorted(collaboration.subtasks):
+        if summary["subtasks"][name]["baselines"] is None:
+            continue  # no site could measure itself alone: there is nothing to stand beside
+        listener({"type": "stage", "text": f"baseline pooled: {name}"})
+        found = baselines.pooled(collaboration, name)
+        set_baseline(summary, name, "pooled", found.measured, found.own)
+    listener({"type": "stage", "text": "baseline FedAvg with the smallest model"})
+    plain = baselines.smallest_common(collaboration)
+    with baselines.scratch_folder() as scratch:
+        other = _run(plain, Terms("fedavg", Path(scratch) / "fedavg", "simulated", "local"), lambda _: None)
+    for name in sorted(collaboration.subtasks):
+        if summary["subtasks"][name]["baselines"] is not None:
+            found = baselines.from_summary(other, name)
+            set_baseline(summary, name, "fedavg_smallest", found.measured, found.own)
