@@ -5,8 +5,6 @@ Only mergeable statistics leave; they are sums over rows.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -96,7 +96,7 @@ def from_file(path: Path) -> Site:
             bandwidth_mbit=limits.bandwidth_mbit,
             price=config.price,
             shares_models=config.egress.models,
-            subtasks={name: 0 for name in config.data},
+            subtasks=dict.fromkeys(config.data, 0),
         ),
     )
 

@@ -1,1 +1,1 @@
-"""The science: pure functions of arrays. No Flower, no clock; the only I/O is collab/data, on paths handed to it."""
+"""The science: pure functions of arrays. No Flower, no clock; the only I/O is collab/data, on given paths."""

@@ -101,9 +101,13 @@ class DistillationTerms(Frozen):
 
 
 class FusionTerms(Frozen):
-    """How the outputs of several models are merged at prediction time."""
+    """How the outputs of several models are merged at prediction time.
 
-    rule: Name = "least_squares"
+    Left out, it is ``least_squares`` where every site lets its models out, else ``own_pool``.
+    A rule that needs shared models and is named here is refused where a site keeps its own.
+    """
+
+    rule: Name | None = None
 
 
 class Coordination(Frozen):
@@ -271,14 +275,14 @@ def metric_of(terms: SubtaskTerms) -> str:
 def _with_defaults(name: str, terms: SubtaskTerms) -> SubtaskTerms:
     try:
         kind = kind_of(terms)
-        if terms.metric is not None and terms.metric not in kind.metrics:
-            raise ConfigError(plugins.unknown(f"metric '{terms.metric}'", terms.metric, kind.metrics))
-        models = terms.models or (
-            ModelChoice(name=kind.models[-1 if terms.exchange == "soft_labels" else 1]),
+        default = (
+            kind.models[-1] if terms.exchange == "soft_labels" else kind.models[min(1, len(kind.models) - 1)]
         )
+        models = terms.models or (ModelChoice(name=default),)
         student = terms.distillation.student or models[-1].name
         for model in [*(m.name for m in models), student]:
             plugins.load("models", model)
+        metric = _metric(terms, kind)
         _check_rules(terms)
     except ConfigError as error:
         raise ValueError(f"subtask '{name}': {error}") from None
@@ -287,36 +291,40 @@ def _with_defaults(name: str, terms: SubtaskTerms) -> SubtaskTerms:
     return terms.model_copy(
         update={
             "data": terms.data or name,
-            "metric": terms.metric or kind.metrics[0],
+            "metric": metric,
             "models": models,
             "distillation": terms.distillation.model_copy(update={"student": student}),
         }
     )
 
 
+def _metric(terms: SubtaskTerms, kind: Kind) -> str:
+    if terms.metric is None:
+        return kind.metrics[0]
+    if terms.metric not in kind.metrics:
+        raise ConfigError(plugins.unknown(f"metric '{terms.metric}'", terms.metric, kind.metrics))
+    return terms.metric
+
+
 def _check_rules(terms: SubtaskTerms) -> None:
     plugins.load("aggregation", terms.aggregation.rule).init({}, **terms.aggregation.options)
     if terms.soft_labels is not None:
         plugins.load("soft_labels", terms.soft_labels.combine)
-    if terms.fusion is not None:
+    if terms.fusion is not None and terms.fusion.rule is not None:
         plugins.load("fusion", terms.fusion.rule)
 
 
 def _cross_references(c: Collaboration) -> Iterator[str]:
     try:
         plugins.load("allocation", c.allocation.policy)
-        plugins.load("fusion", c.fusion.rule)
+        if c.fusion.rule is not None:
+            plugins.load("fusion", c.fusion.rule)
+        for subtask, text in c.allocation.rules.items():
+            _check_predicate(c, subtask, text)
     except ConfigError as error:
         yield str(error)
-    for subtask, text in c.allocation.rules.items():
-        if subtask not in c.subtasks:
-            yield plugins.unknown(f"subtask '{subtask}' in [allocation.rules]", subtask, c.subtasks)
-        try:
-            compile_rule(text, subtasks=c.subtasks)
-        except ConfigError as error:
-            yield f"allocation.rules.{subtask}: {error}"
     for name in c.partition:
-        if name != "default" and name not in c.subtasks:
+        if name not in {"default", *c.subtasks}:
             yield plugins.unknown(f"subtask '{name}' in [partition]", name, c.subtasks)
     for site, profile in c.sites.items():
         for subtask in profile.subtasks or ():
@@ -324,6 +332,15 @@ def _cross_references(c: Collaboration) -> Iterator[str]:
                 yield plugins.unknown(f"subtask '{subtask}' in [sites.{site}]", subtask, c.subtasks)
     if c.sites:
         yield from _scenario_references(c)
+
+
+def _check_predicate(c: Collaboration, subtask: str, text: str) -> None:
+    if subtask not in c.subtasks:
+        raise ConfigError(plugins.unknown(f"subtask '{subtask}' in [allocation.rules]", subtask, c.subtasks))
+    try:
+        compile_rule(text, subtasks=c.subtasks)
+    except ConfigError as error:
+        raise ConfigError(f"allocation.rules.{subtask}: {error}") from None
 
 
 def _scenario_references(c: Collaboration) -> Iterator[str]:

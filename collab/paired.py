@@ -44,7 +44,12 @@ def difference(sums: Arrays, loss: str) -> tuple[float, float]:
 
 
 def beats(sums: Arrays, losses: tuple[str, ...], standard_errors: float = 2.0) -> bool:
-    """Return whether a is better than b by that many standard errors in every one of ``losses``."""
+    """Return whether a is better than b by that many standard errors in every one of ``losses``.
+
+    Without rows (``sums`` is empty) nothing is better than anything.
+    """
+    if not sums:
+        return False
     found = [difference(sums, loss) for loss in losses]
     return all(mean + standard_errors * error < 0 for mean, error in found)
 

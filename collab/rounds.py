@@ -197,9 +197,7 @@ class Rounds:
         suggested = plan(self._terms.allocation.policy, self._request(active))
         for s in suggested.assignments:
             yield self._send(self.cohorts[s.subtask], s.site, 1, s.score, s.reason)
-        yield from (
-            Refuse(site=s.site, subtask=s.subtask, reason=why[:500]) for s, why in suggested.refused
-        )
+        yield from (Refuse(site=s.site, subtask=s.subtask, reason=why[:500]) for s, why in suggested.refused)
         for name in active:
             if not self.cohorts[name].tasks:
                 why = suggested.unserved.get(name, "no site was chosen")

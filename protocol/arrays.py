@@ -66,9 +66,9 @@ def digest(arrays: Arrays) -> str:
     """Return the SHA-256 of names, dtypes, shapes and little-endian bytes, in order of name."""
     sha = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = np.asarray(arrays[name], order="C")
         sha.update(f"{name}\0{array.dtype.newbyteorder('<').str}\0{array.shape}\0".encode())
-        sha.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
+        sha.update(array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).data)
     return sha.hexdigest()
 
 

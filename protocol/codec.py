@@ -18,6 +18,7 @@ from protocol.errors import ArraysError
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_ARRAYS = 100_000
 MAX_DIMENSIONS = 16
+MAX_NAME = 500
 
 _TO_WIRE = {
     "float16": "F16",
@@ -28,6 +29,7 @@ _TO_WIRE = {
     "int32": "I32",
     "int64": "I64",
 }
+_METADATA = "__metadata__"
 _FROM_WIRE = {wire: np.dtype(name).newbyteorder("<") for name, wire in _TO_WIRE.items()}
 
 
@@ -37,13 +39,14 @@ def encode(arrays: Arrays) -> bytes:
     The bytes depend on names, dtypes, shapes and values alone, so equal arrays give equal bytes.
 
     Raises:
-        ArraysError: a dtype that does not travel.
+        ArraysError: a dtype or a name that does not travel.
     """
     header: dict[str, Any] = {}
     chunks: list[bytes] = []
     offset = 0
     for name in sorted(arrays):
         array = np.asarray(arrays[name], order="C")
+        _check_name(name)
         if str(array.dtype) not in DTYPES:
             raise ArraysError(f"array '{name}' has dtype {array.dtype}; allowed: {', '.join(sorted(DTYPES))}")
         raw = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
@@ -81,11 +84,18 @@ def decode(data: bytes, max_bytes: int) -> dict[str, NDArray[Any]]:
         size = dtype.itemsize * int(np.prod([int(n) for n in shape], dtype=object))
         if begin != position or end - begin != size or end > len(body):
             raise ArraysError(f"array '{name}' does not lie where the header says")
-        arrays[name] = np.frombuffer(body[begin:end], dtype=dtype).reshape(shape)
+        arrays[name] = _view(name, np.frombuffer(body[begin:end], dtype=dtype), shape)
         position = end
     if position != len(body):
         raise ArraysError("arrays are followed by bytes that the header does not name")
     return arrays
+
+
+def _view(name: str, flat: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    try:
+        return flat.reshape(shape)
+    except ValueError:  # no element, and yet sides whose product no machine can count
+        raise ArraysError(f"array '{name}' has a shape that is too large") from None
 
 
 _Entry = tuple[str, "np.dtype[Any]", tuple[int, ...], int, int]
@@ -93,12 +103,12 @@ _Entry = tuple[str, "np.dtype[Any]", tuple[int, ...], int, int]
 
 def _header(text: bytes) -> list[_Entry]:
     try:
-        header = json.loads(text, object_pairs_hook=_unique)
+        header = json.loads(text.decode(), object_pairs_hook=_unique)  # UTF-8, and no other encoding
     except (ValueError, RecursionError):
         raise ArraysError("arrays have a header that is not JSON with unique names") from None
     if not isinstance(header, dict) or len(header) > MAX_ARRAYS:
         raise ArraysError("arrays have a header of another form")
-    header.pop("__metadata__", None)
+    header.pop(_METADATA, None)
     return [_entry(name, value) for name, value in header.items()]
 
 
@@ -112,12 +122,21 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _entry(name: str, value: object) -> _Entry:
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise ArraysError("arrays have a header entry of another form")
+    _check_name(name)
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _FROM_WIRE:
         raise ArraysError("arrays have a dtype that does not travel")
     if not _naturals(shape) or len(shape) > MAX_DIMENSIONS or not _naturals(offsets) or len(offsets) != 2:
         raise ArraysError("arrays have a shape or offset that is not a list of natural numbers")
     return name, _FROM_WIRE[dtype], tuple(shape), offsets[0], offsets[1]
+
+
+def _check_name(name: str) -> None:
+    """Refuse what would spoil a log line, a file or a digest, and safetensors' own key."""
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable() or name == _METADATA:
+        raise ArraysError(
+            f"an array's name does not travel: printable, 1 to {MAX_NAME} characters, not {_METADATA}"
+        )
 
 
 def _naturals(value: object) -> bool:

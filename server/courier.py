@@ -156,7 +156,7 @@ class _Base:
         found = []
         for message_id in list(self._sent):
             for message in self._grid.pull_messages([message_id]):
-                found.append((*self._sent.pop(message_id), message))
+                found.append((*self._sent.pop(message_id), message))  # noqa: PERF401 - it pops
         return found
 
     def _account(self, letter: Letter, message: Message, seconds: float) -> None:

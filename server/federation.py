@@ -170,7 +170,6 @@ def _conclude(
         learner.finish(conductor.courier, conductor.machine.round, conductor.notes)
         outcomes[name] = conclude(
             conductor.courier,
-            conductor.collaboration,
             learner,
             terms.run,
             conductor.collaboration.rounds,

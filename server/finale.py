@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab import metrics
-from collab.collaboration import Collaboration
 from collab.paired import LOSSES, difference
 from collab.plugins import load
 from protocol.arrays import Arrays, check, check_finite, spec_of
@@ -86,7 +85,6 @@ class Outcome:
 
 def conclude(
     courier: Courier,
-    collaboration: Collaboration,
     learner: AnyLearner,
     run: str,
     rounds: int,
@@ -97,7 +95,7 @@ def conclude(
     """Collect candidates, fit the fusion on validation rows, measure everything on test rows."""
     prepared = learner.prepared
     alone = _train_alone(courier, prepared, run, rounds, notes) if baselines else {}
-    rule_name = collaboration.fusion_of(prepared.subtask.name).rule
+    rule_name = prepared.fusion
     candidates, models = _candidates(courier, learner, rule_name, notes)
     if not candidates:
         notes.append(f"{prepared.subtask.name}: there is no final model and no shared one; nothing is fused")
@@ -113,13 +111,13 @@ def conclude(
 def _candidates(
     courier: Courier, learner: AnyLearner, rule: str, notes: list[str]
 ) -> tuple[tuple[Candidate, ...], dict[str, Arrays]]:
-    """Return the final model and, if the rule needs them and every site allows, the sites' own last models."""
+    """Return the final model and, if the rule needs them and every site allows, the sites' own last."""
     candidates, models = [], {}
     if (final := learner.final()) is not None:
         candidates.append(Candidate(name=FINAL, model=final[0]))
         models[FINAL] = final[1]
     prepared = learner.prepared
-    if "shared_models" in load("fusion", rule).NEEDS or not candidates:
+    if "shared_models" in load("fusion", rule).NEEDS:
         shared = _local_models(courier, prepared, notes)
         candidates += [Candidate(name=site, model=model) for site, (model, _) in shared.items()]
         models |= {site: arrays for site, (_, arrays) in shared.items()}

@@ -269,28 +269,32 @@ class SoftLabelLearner(_Base):
         return sharpen(self.soft_labels_NC, sharpening).astype(np.float32)
 
     def _distil(self, courier: Courier, round_: int, notes: list[str]) -> list[Arrival]:
-        """Distil with each sharpening, keep the best on federated validation if it is worth anything."""
+        """Distil with each sharpening and keep the best on federated validation.
+
+        A student that is not better than the class frequencies alone by 2 standard errors, in log
+        loss and in error rate, is refused whatever its metric: so ends a public set of noise.
+        """
         self.distilled_round = round_
         metric = metric_of(self.collaboration.subtasks[self.name])
-        best: tuple[float, Student, Arrays] | None = None
+        best: tuple[float, Student] | None = None
         others: list[Arrival] = []
         for sharpening in sharpenings(self.terms):
             arrays = self._train_student(courier, sharpening, round_)
             found, paired, came = self._ask_model(courier, str(self.terms.student), arrays, round_, notes)
             others += came
             value = found.metrics.get(metric)
-            if value is not None and (best is None or metrics.is_better(metric, value, best[0])):
-                best = (value, Student(arrays, sharpening, round_), paired)
+            if value is None or not beats(paired, ("log_loss", "error")):
+                continue
+            if best is None or metrics.is_better(metric, value, best[0]):
+                best = (value, Student(arrays, sharpening, round_))
         if best is None:
-            notes.append(f"{self.name}, round {round_}: no site could measure the student; the last is kept")
-        elif beats(best[2], ("log_loss", "error")):
-            self.student = best[1]
-            self.sharpening = best[1].sharpening
-        else:
             notes.append(
                 f"{self.name}, round {round_}: student refused: on validation it is not better than the "
                 "class frequencies alone by 2 standard errors; the last one is kept"
             )
+        else:
+            self.student = best[1]
+            self.sharpening = best[1].sharpening
         return others
 
     def _train_student(

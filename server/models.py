@@ -113,7 +113,8 @@ def _card(manifest: Manifest, summary: Mapping[str, Any]) -> str:
 `{summary["run_id"]}` (seed {summary["seed"]}, {summary["rounds"]} rounds, exchange: {entry["exchange"]}).
 
 - **Predicts**: {labels}.
-- **Trained on**: rows of {len(entry["models"])} sites, which stayed there: {", ".join(sorted(entry["models"]))}.
+- **Trained on**: rows of {len(entry["models"])} sites, which stayed there:
+  {", ".join(sorted(entry["models"]))}.
 - **Measured on the sites' test rows** ({metric}): final model {_figure(entry["collaboration"]["global"])},
   fused {_figure(entry["fusion"]["global"])}, at the sites (own) {_figure(entry["collaboration"]["own"])}.
 - **Not meant for**: decisions without a person, or populations unlike the sites'.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from collab.collaboration import Collaboration, ModelChoice, SubtaskTerms, kind_of, metric_of, models_of
 from collab.data.preprocess import ColumnStatistics, Preprocessing, merge
 from collab.models.contract import build, memory_mib, to_arrays
+from collab.plugins import load
 from collab.rng import derive
 from protocol.arrays import digest, num_bytes
 from protocol.errors import ConfigError, ConsiliumError, MessageError, RunError
@@ -27,13 +28,15 @@ _ASK_S = 600.0
 class Prepared:
     """What the server knows of one subtask before its first round.
 
-    ``models`` is the model that each able site will hold; ``public`` is preprocessed [N, ...].
+    ``models`` is the model that each able site will hold, ``fusion`` the rule at the end;
+    ``public`` is preprocessed [N, ...].
     """
 
     subtask: Subtask
     summaries: Mapping[str, DataSummary]
     models: Mapping[str, str]
     model_mib: Mapping[str, float]
+    fusion: str = "own_pool"
     public: NDArray[np.float32] | None = field(default=None, repr=False)
 
     @property
@@ -100,7 +103,26 @@ def _prepare_one(
     prepared = Prepared(subtask, summaries, {}, _memories(terms, subtask))
     memory = {site: capabilities[site].memory_mib for site in summaries}
     models = _choose(courier, terms, prepared, memory, notes)
-    return Prepared(subtask, summaries, models, prepared.model_mib)
+    sharing = {site: capabilities[site].shares_models for site in models}
+    fusion = _fusion_rule(collaboration.fusion_of(name).rule, name, sharing)
+    return replace(prepared, models=models, fusion=fusion)
+
+
+def _fusion_rule(named: str | None, subtask: str, sharing: Mapping[str, bool]) -> str:
+    """Return the rule that the file names, or the best that the sites' egress rules allow.
+
+    Raises:
+        ConfigError: the named rule needs models that a site does not let out.
+    """
+    keeping = sorted(site for site, shares in sharing.items() if not shares)
+    if named is None:
+        return "own_pool" if keeping else "least_squares"
+    if keeping and "shared_models" in load("fusion", named).NEEDS:
+        raise ConfigError(
+            f"fusion '{named}' of subtask '{subtask}' needs shared models, but these sites keep theirs: "
+            f"{', '.join(keeping)}; use rule = 'own_pool', or let the sites allow [egress] models"
+        )
+    return named
 
 
 def describe(collaboration: Collaboration, name: str) -> Subtask:
@@ -123,7 +145,7 @@ def with_public(prepared: Prepared, public_rows: torch.Tensor) -> Prepared:
     """Return ``prepared`` with the preprocessed public set, and its digest in the subtask."""
     x = public_rows.numpy()
     subtask = prepared.subtask.model_copy(update={"public_digest": digest({"x": x})})
-    return Prepared(subtask, prepared.summaries, prepared.models, prepared.model_mib, x)
+    return replace(prepared, subtask=subtask, public=x)
 
 
 def predicted_seconds(prepared: Prepared, capability: Capability, epochs: float) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from collab.collaboration import Collaboration, metric_of
+from collab.collaboration import metric_of
 from collab.metrics import is_better, summarise
 from protocol.errors import DataError
 from server.conductor import Conductor

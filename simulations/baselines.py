@@ -80,7 +80,9 @@ def smallest_common(collaboration: Collaboration) -> Collaboration:
         models = models_of(collaboration.subtasks[name])
         smallest = min(models, key=lambda m: m.memory_mib or memory_mib(desk.fresh(m.name)))
         table.update(
-            exchange="weights", models=[smallest.model_dump(exclude_none=True)], aggregation={"rule": "fedavg"}
+            exchange="weights",
+            models=[smallest.model_dump(exclude_none=True)],
+            aggregation={"rule": "fedavg"},
         )
         for key in ("distillation", "fusion", "coordination", "target"):
             table.pop(key, None)
@@ -125,5 +127,3 @@ def _largest(desk: Desk, terms: SubtaskTerms) -> str:
         return terms.distillation.student
     models = models_of(terms)
     return max(models, key=lambda m: m.memory_mib or memory_mib(desk.fresh(m.name))).name
-
-

@@ -23,8 +23,10 @@ from flwr.serverapp import ServerApp
 from protocol.errors import ConfigError, RunError
 from server.environment import be_quiet
 from server.flwr_adapter import RunConfig, simulation_runtime
+from simulations.descendants import descendants, end
 
 _MIB = 2**20
+_END_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def _ray(resources: RayResources) -> Iterator[None]:
         raise ConfigError("the flower engine needs Ray: pip install 'consilium[flower]'") from error
     if ray.is_initialized():
         raise RunError("Ray is already running in this process: end it with ray.shutdown() first")
+    before = descendants([os.getpid()])
     path = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
     short = "/tmp" if os.name == "posix" else None  # noqa: S108  a socket's path has at most 103 bytes
     with TemporaryDirectory(prefix="ray-", dir=short, ignore_cleanup_errors=True) as folder:
@@ -103,7 +106,9 @@ def _ray(resources: RayResources) -> Iterator[None]:
             )
             yield
         finally:
+            started = descendants([os.getpid()]) - before
             ray.shutdown()
+            end(started, _END_S)  # actors notice only after a while that their Ray is gone
 
 
 @contextmanager

@@ -91,7 +91,7 @@ class LocalGrid(Grid):
     def _answer(self, message: Message) -> Message:
         try:
             return self._app(message, self._contexts[message.metadata.dst_node_id])
-        except Exception as error:  # noqa: BLE001 - as in Flower, a site's failure is a reply
+        except Exception as error:
             logger.warning("a site failed", exc_info=error)
             return Message(Error(code=_CLIENT_APP_RAISED, reason=type(error).__name__), reply_to=message)
 

@@ -114,7 +114,7 @@ def _run(collaboration: Collaboration, terms: Terms, listener: Listener) -> dict
     if terms.engine == "local":
         run_locally(serve, client_app, num_nodes=num_nodes, run_config=config)
     else:
-        from simulations.flower_engine import RayResources, run_on_flower
+        from simulations.flower_engine import RayResources, run_on_flower  # noqa: PLC0415 - needs Ray
 
         server_app = ServerApp()
 

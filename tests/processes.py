@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sysconfig
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from urllib.request import ProxyHandler, build_opener
 import tomlkit
 
 from server.environment import quiet_environment
+from simulations.descendants import descendants, end
 
 _CONNECTION = "loopback"
 _START_S = 60.0
@@ -178,25 +178,6 @@ def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(_STOP_S)
-    for pid in family & running().keys():
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    end(family, within_s=1.0)
     for process in processes:
         process.wait(_STOP_S)
-
-
-def descendants(roots: Iterable[int]) -> set[int]:
-    """The process ids among `roots` and below them that are running."""
-    parents = running()
-    family = set(roots) & parents.keys()
-    while children := {pid for pid, parent in parents.items() if parent in family} - family:
-        family |= children
-    return family
-
-
-def running() -> dict[int, int]:
-    """Every running process and its parent; one that has ended and waits for its parent does not run."""
-    command = ["ps", "-A", "-o", "pid=,ppid=,stat="]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    rows = (line.split() for line in listed.splitlines())
-    return {int(pid): int(parent) for pid, parent, state in rows if not state.startswith("Z")}

@@ -28,15 +28,15 @@ class Examples:
         split_N: "train", "validation", "test" or "" (to be drawn); None = all to be drawn.
     """
 
-    numeric_NP: NDArray[np.float64]  # noqa: N815
+    numeric_NP: NDArray[np.float64]
     numeric_names: tuple[str, ...]
-    categorical_NQ: Text  # noqa: N815
+    categorical_NQ: Text
     categorical_names: tuple[str, ...]
     y: NDArray[Any]
-    image_NCHW: NDArray[np.float32] | None = None  # noqa: N815
-    site_N: Text | None = None  # noqa: N815
-    group_N: Text | None = None  # noqa: N815
-    split_N: Text | None = None  # noqa: N815
+    image_NCHW: NDArray[np.float32] | None = None
+    site_N: Text | None = None
+    group_N: Text | None = None
+    split_N: Text | None = None
 
     def __post_init__(self) -> None:
         for name, array in _arrays(self).items():

@@ -105,7 +105,7 @@ class _Part:
 
     rows: Examples
     where: str
-    place_N: NDArray[np.int64]  # noqa: N815
+    place_N: NDArray[np.int64]
 
 
 def _part(rows: Examples, where: str) -> _Part:

@@ -45,9 +45,9 @@ class Target:
         place_N: which data row of the file each cell stood in; None = all rows are here.
     """
 
-    raw_N: NDArray[Any]  # noqa: N815
+    raw_N: NDArray[Any]
     where: str
-    place_N: NDArray[np.int64] | None = None  # noqa: N815
+    place_N: NDArray[np.int64] | None = None
 
     def refuse(self, wrong_N: NDArray[np.bool_], what: str, remedy: str = "") -> None:
         """Raise a ``DataError`` that the target is ``what`` if any cell is wrong."""

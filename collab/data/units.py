@@ -21,9 +21,9 @@ class Units:
         class_U: the class to stratify by: of a group, its most frequent one; 0 if y is a value.
     """
 
-    unit_N: NDArray[np.int64]  # noqa: N815
-    size_U: NDArray[np.int64]  # noqa: N815
-    class_U: NDArray[np.int64]  # noqa: N815
+    unit_N: NDArray[np.int64]
+    size_U: NDArray[np.int64]
+    class_U: NDArray[np.int64]
 
 
 def units_of(y: NDArray[Any], group_N: Text | None) -> Units:

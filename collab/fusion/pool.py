@@ -45,7 +45,7 @@ class PoolState:
     """
 
     mixing: float
-    log_prior_ratio_C: Floats | None = field(default=None, repr=False)  # noqa: N815
+    log_prior_ratio_C: Floats | None = field(default=None, repr=False)
 
 
 def fit_pool(

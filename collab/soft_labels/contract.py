@@ -36,8 +36,8 @@ class SoftLabels:
         ArraysError: there is not one finite count from 0 up for each column.
     """
 
-    probabilities_NC: NDArray[Any] = field(repr=False)  # noqa: N815
-    class_counts_C: Floats = field(repr=False)  # noqa: N815
+    probabilities_NC: NDArray[Any] = field(repr=False)
+    class_counts_C: Floats = field(repr=False)
 
     def __post_init__(self) -> None:
         counts_C = self.class_counts_C

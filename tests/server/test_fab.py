@@ -13,6 +13,9 @@ from flwr.cli.build import build_fab_from_disk
 ROOT = Path(__file__).parents[2]
 PARTS = ("protocol", "collab", "server", "clients", "simulations")
 
+# Flower's own use of pathspec.
+pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
+
 
 @pytest.fixture(scope="module")
 def bundle() -> zipfile.ZipFile:

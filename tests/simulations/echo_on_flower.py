@@ -20,8 +20,8 @@ from flwr.serverapp import Grid, ServerApp
 
 from protocol.errors import RunError
 from server.flwr_adapter import RunConfig
+from simulations.descendants import descendants, running
 from simulations.flower_engine import run_on_flower
-from tests.processes import descendants, running
 
 RUN_CONFIG: RunConfig = {
     "collaboration": "name = \"x\"\n[a]\nb = 'quoted'\n",

@@ -176,3 +176,29 @@ def test_new_rows_to_predict_are_all_kept(tmp_path: Path) -> None:
     new.write_text("sex\nf\n")
     with pytest.raises(DataError, match="unknown column 'age'"):
         load_inputs(new, config, fitted)
+
+
+def test_a_model_of_embedded_data_predicts_on_files(tmp_path: Path) -> None:
+    """Whatever the training data came from, new rows may come as a text table or an archive."""
+    config = DataConfig(format="sklearn", name="iris")
+    rows = load(config, 3, "classes", "table", None)[0]
+    fitted = Preprocessing.fit(measure(rows))
+    table = tmp_path / "new.csv"
+    cells = ("5.1,3.5,1.4,0.2", ",,,")
+    table.write_text("\n".join([",".join(rows.numeric_names), *cells]))
+    assert fitted.transform(load_inputs(table, config, fitted)).shape == (2, 4)
+    digits = DataConfig(format="sklearn", name="digits")
+    images = load(digits, 10, "classes", "image", None)[0]
+    np.savez(tmp_path / "new.npz", x=images.image_NCHW)
+    seen = Preprocessing.fit(measure(images))
+    again = seen.transform(load_inputs(tmp_path / "new.npz", digits, seen))
+    np.testing.assert_array_equal(again, seen.transform(images))
+    with pytest.raises(DataError, match="is missing"):
+        load_inputs(tmp_path / "nothing.csv", config, fitted)
+
+
+def test_a_public_set_is_one_file() -> None:
+    """Files that belong to sites are no public set."""
+    config = DataConfig(format="csv", files={"a": "a.csv"})
+    with pytest.raises(ConfigError, match="one path"):
+        load_public(config, "table", None)

@@ -83,6 +83,12 @@ def test_a_group_stays_on_one_side(groups: list[str], share: tuple[float, float]
     assert sum(len(side) for side in sides) == len(set(groups))
 
 
+def test_one_group_alone_trains() -> None:
+    """A site whose rows are all of one patient trains on them, whatever the shares."""
+    rows = _rows(np.zeros(10), ["patient"] * 10)
+    assert len(split(rows, SplitConfig(test=0.6, validation=0.3, group="g"), 7, "site").train) == 10
+
+
 def test_values_are_split_as_one_class() -> None:
     """A regression's rows are drawn alike."""
     parts = split(_rows(np.linspace(0, 1, 40)), SplitConfig(), 7, "site")

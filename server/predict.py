@@ -1,0 +1,120 @@
+"""The overall task's answer for new rows: the fused model of a run, or what one site deploys."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from collab.data.config import DataConfig
+from collab.data.formats import load_inputs
+from collab.data.preprocess import Preprocessing
+from collab.fusion.pool import apply_pool, pool_from_arrays
+from collab.kinds.contract import Kind
+from collab.models.contract import build, from_arrays, to_arrays
+from collab.plugins import load, unknown
+from collab.settings import parse, parse_toml, read_text
+from collab.training import predict as model_outputs
+from protocol.arrays import check, spec_of
+from protocol.errors import DataError
+from protocol.messages import FINAL, Candidate
+from server.federation import COLLABORATION
+from server.models import Manifest, pool_arrays, read_arrays, read_manifest
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Probabilities [N, C] with their labels, or values [N, 1]."""
+
+    outputs_NK: NDArray[np.float64]
+    labels: tuple[str, ...] | None
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return one dictionary a row: the prediction, and the probability of each label."""
+        if self.labels is None:
+            return [{"prediction": float(row[0])} for row in self.outputs_NK]
+        return [
+            {"prediction": self.labels[int(row.argmax())]}
+            | {f"p({label})": float(p) for label, p in zip(self.labels, row, strict=True)}
+            for row in self.outputs_NK
+        ]
+
+    def csv(self) -> str:
+        """Return the records as CSV text with a header."""
+        columns = ["prediction", *(f"p({label})" for label in self.labels or ())]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        for record in self.records():
+            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in record.items()})
+        return text.getvalue()
+
+
+def predict(folder: Path, subtask: str, source: Path, site: str | None = None) -> Predictions:
+    """Predict the rows of ``source`` with the models that a run left in ``folder``.
+
+    Raises:
+        DataError: the run has no such model, the site's own is not here, or the rows lack a column.
+    """
+    manifest = read_manifest(folder, subtask)
+    preprocessing = Preprocessing.model_validate_json(str(manifest.subtask.preprocessing))
+    rows = load_inputs(source, _data_config(folder, subtask), preprocessing)
+    x = torch.as_tensor(preprocessing.transform(rows))
+    kind = _kind(manifest)
+    if site is None:
+        found = {c.name: _outputs(folder, manifest, c, x, kind) for c in manifest.candidates}
+        outputs_NK = load("fusion", manifest.rule).apply(
+            np.stack(list(found.values())), read_arrays(folder, subtask, "_fusion")
+        )
+    else:
+        outputs_NK = _deployed(folder, manifest, site, x, kind)
+    labels = manifest.subtask.labels
+    if kind.output == "value":
+        return Predictions(outputs_NK, None)
+    names = labels if isinstance(labels, tuple) else tuple(map(str, range(manifest.subtask.outputs)))
+    return Predictions(outputs_NK, names)
+
+
+def _deployed(
+    folder: Path, manifest: Manifest, site: str, x: torch.Tensor, kind: Kind
+) -> NDArray[np.float64]:
+    candidates = {c.name: c for c in manifest.candidates}
+    if site not in manifest.pools or FINAL not in candidates:
+        raise DataError(unknown(f"site '{site}' with a deployed pool in this run", site, manifest.pools))
+    pool = pool_from_arrays(pool_arrays(manifest.pools[site]), manifest.subtask.outputs)
+    if pool.mixing > 0 and site not in candidates:
+        raise DataError(f"the own model of '{site}' stayed at the site: ask there, or leave out --site")
+    final_NK = _outputs(folder, manifest, candidates[FINAL], x, kind)
+    local_NK = _outputs(folder, manifest, candidates[site], x, kind) if pool.mixing > 0 else None
+    return apply_pool(local_NK, final_NK, pool, kind.task)
+
+
+def _outputs(
+    folder: Path, manifest: Manifest, candidate: Candidate, x: torch.Tensor, kind: Kind
+) -> NDArray[np.float64]:
+    shape = tuple(x.shape[1:])
+    module = build(candidate.model, shape, manifest.subtask.outputs, seed=0)
+    arrays = read_arrays(folder, manifest.subtask.name, candidate.name)
+    check(arrays, spec_of(to_arrays(module)))
+    from_arrays(module, arrays)
+    return model_outputs(module, x, kind)
+
+
+def _kind(manifest: Manifest) -> Kind:
+    module = load("kinds", manifest.subtask.kind)
+    kind: Kind = getattr(module, "KIND", module)
+    return kind
+
+
+def _data_config(folder: Path, subtask: str) -> DataConfig:
+    """Return the data block that the model was trained with."""
+    path = folder / COLLABORATION
+    collaboration = parse(parse_toml(read_text(path), str(path)), str(path))
+    name = str(collaboration.subtasks[subtask].data)
+    return collaboration.data.get(name) or DataConfig(format="csv", path="-", target="-")
