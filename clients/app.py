@@ -101,6 +101,14 @@ def train_soft_labels(message: Message, context: Context) -> Message:
     return _reply(message, *work.train_soft_labels(_desk(context, assignment.subtask), assignment))
 
 
+@app.train("finish")
+@_guarded
+def train_finish(message: Message, context: Context) -> Message:
+    """Let the site finish its own model with what is left of its budget."""
+    assignment, arrays = unpack(message.content, Assignment)
+    return _reply(message, *work.finish_local(_desk(context, assignment.subtask), assignment, arrays))
+
+
 @app.train("alone")
 @_guarded
 def train_alone(message: Message, context: Context) -> Message:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from collab.collaboration import Collaboration
+from collab.collaboration import Collaboration, named_kind
 from collab.data.config import DataConfig
 from collab.data.examples import Examples
+from collab.data.formats import load_public
 from collab.data.splits import split
 from collab.plugins import unknown
-from collab.scenario import load_file, public_set, scenario_data
+from collab.scenario import public_set, scenario_data, site_file
 from protocol.errors import DataError
 from protocol.messages import Subtask
 
@@ -73,13 +74,13 @@ class DeploymentCustody:
     def rows(self, subtask: Subtask) -> SiteRows:
         """Return all rows of the site's own file, split."""
         config = self._config(subtask.name)
-        examples = load_file(config, subtask.kind, subtask.labels, str(self.base))
-        return _split(examples, config, subtask.seed, subtask.name, self.site)
+        examples = site_file(config, subtask.kind, subtask.labels, self.base)
+        return _split(examples, config, subtask.seed, subtask.data, self.site)
 
     def public(self, subtask: Subtask) -> Examples:
         """Return the public set, from the block ``[data.SUBTASK-public]`` of ``site.toml``."""
         config = self._config(f"{subtask.name}-public")
-        return load_file(config, subtask.kind, subtask.labels, str(self.base)).without_targets()
+        return load_public(config, named_kind(subtask.kind).inputs, self.base)
 
     def _config(self, name: str) -> DataConfig:
         if name not in self.data:

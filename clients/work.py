@@ -14,12 +14,12 @@ from clients import egress
 from clients.custody import SiteRows
 from clients.site import Site
 from clients.state import SiteState
+from collab.collaboration import named_kind
 from collab.data.examples import Examples
 from collab.data.preprocess import Preprocessing, measure
 from collab.distillation import distil
 from collab.kinds.contract import Kind
 from collab.models.contract import build, from_arrays, to_arrays
-from collab.plugins import load
 from collab.rng import derive, generator
 from collab.soft_labels.contract import check_soft_labels
 from collab.training import Rows, mean_loss, outputs, predict, train, train_early_stopped
@@ -49,9 +49,7 @@ class Desk:
     @property
     def kind(self) -> Kind:
         """The kind of the subtask."""
-        module = load("kinds", self.subtask.kind)
-        kind: Kind = getattr(module, "KIND", module)
-        return kind
+        return named_kind(self.subtask.kind)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -173,6 +171,25 @@ def digest_soft_labels(desk: Desk, model: str, round_: int, soft_labels_NC: NDAr
     processed = distil(module, public, soft_labels_NC, rng, desk.subtask.digest)
     desk.state.put(desk.subtask.name, model, to_arrays(module), role="digested")
     return processed
+
+
+def finish_local(desk: Desk, assignment: Assignment, arrays: Arrays) -> tuple[Contribution, Reply]:
+    """Spend what is left of the site's budget on its own model, early stopped on validation.
+
+    It starts from the final model that came with the request (weights), or from the site's own
+    (soft labels). ``assignment.round`` is the number of rounds in which the site did something
+    else, so all in all it trains no longer than a site that trains alone. Nothing but counts leaves.
+    """
+    raw = desk.raw()
+    rows, validation = desk.rows(raw.train), desk.rows(raw.validation)
+    rng = generator(desk.subtask.seed, desk.subtask.name, desk.site.name, "finish")
+    epochs = assignment.round * epochs_per_round(desk.subtask, len(rows))
+    model = assignment.model
+    module = desk.model(model, arrays) if arrays else desk.current(model)
+    own = train_early_stopped(module, rows, validation, desk.kind, desk.subtask.train, rng, epochs=epochs)
+    desk.state.put(desk.subtask.name, model, own)
+    desk.state.forget(desk.subtask.name, "digested")
+    return _contribution(desk, assignment, len(rows), epochs * len(rows), own), {}
 
 
 def train_alone(desk: Desk, assignment: Assignment) -> tuple[Contribution, Reply]:

@@ -255,11 +255,16 @@ class Collaboration(Frozen):
         return tuple(sorted(n for n, p in self.sites.items() if p.subtasks is None or subtask in p.subtasks))
 
 
-def kind_of(terms: SubtaskTerms) -> Kind:
-    """Return the kind that a subtask names."""
-    module = plugins.load("kinds", terms.kind)
+def named_kind(name: str) -> Kind:
+    """Return the kind of that name; a plug-in may be the value itself, or a module with ``KIND``."""
+    module = plugins.load("kinds", name)
     kind: Kind = getattr(module, "KIND", module)
     return kind
+
+
+def kind_of(terms: SubtaskTerms) -> Kind:
+    """Return the kind that a subtask names."""
+    return named_kind(terms.kind)
 
 
 def models_of(terms: SubtaskTerms) -> tuple[ModelChoice, ...]:

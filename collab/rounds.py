@@ -98,11 +98,14 @@ class Rounds:
         if self.over:
             return ()
         self._now_s = max(self._now_s, event.at_s)
-        handler: Callable[[Event], Iterator[Instruction]] = getattr(self, f"_on_{event.type}")
-        instructions = tuple(handler(event))
-        self.over = any(isinstance(i, Finish | Abort) for i in instructions)
+        instructions: list[Instruction] = []
+        for instruction in self._react(event):
+            instructions.append(instruction)
+            if isinstance(instruction, Finish | Abort):
+                self.over = True
+                break  # nothing follows the end, though other cohorts may wait for this very event
         self.check_invariants()
-        return instructions
+        return tuple(instructions)
 
     def task(self, assignment: str) -> Task | None:
         """Return the assignment of that id, of this round or an earlier one."""
@@ -121,6 +124,13 @@ class Rounds:
             if cohort.measured and not cohort.closed:
                 raise AssertionError("measured before it closed")
 
+    def _react(self, event: Event) -> Iterator[Instruction]:
+        for cohort in list(self.cohorts.values()):
+            if self._now_s > self._due_s(cohort):  # the caller slept through it: what comes now is late
+                yield from self._progress(cohort)
+        handler: Callable[[Event], Iterator[Instruction]] = getattr(self, f"_on_{event.type}")
+        yield from handler(event)
+
     # -- events ---------------------------------------------------------------------------------
 
     def _on_site_joined(self, event: SiteJoined) -> Iterator[Instruction]:
@@ -135,8 +145,9 @@ class Rounds:
                     yield from self._failed(cohort, key, "lost", event.reason or "the site is gone")
 
     def _on_started(self, event: Started) -> Iterator[Instruction]:
-        self._model_mib = dict(event.model_mib)
-        yield from self._open_round()
+        if self.round == 0:
+            self._model_mib = dict(event.model_mib)
+            yield from self._open_round()
 
     def _on_arrived(self, event: Arrived) -> Iterator[Instruction]:
         cohort, task = self._find(event.assignment)
@@ -252,9 +263,11 @@ class Rounds:
         terms = self._terms.coordination_of(cohort.subtask)
         given, open_tasks = cohort.with_outcome("contributed"), cohort.with_outcome("asked")
         asked = len({t.send.site for t in cohort.tasks.values() if t.send.attempt == 1})
-        if given and len(given) >= math.ceil(terms.quorum * asked) and math.isinf(cohort.grace_ends_s):
-            cohort.grace_ends_s = self._now_s + terms.grace_s
-        due_s = min(cohort.grace_ends_s, cohort.opened_s + terms.deadline_s)
+        share = len(given) / asked
+        # isclose: 11 of 20 are a quorum of 0.55, though 0.55 * 20 > 11 in floating point.
+        if share >= terms.quorum or math.isclose(share, terms.quorum):
+            cohort.grace_ends_s = min(cohort.grace_ends_s, self._now_s + terms.grace_s)
+        due_s = self._due_s(cohort)
         if open_tasks and self._now_s < due_s:
             yield from self._wait()
             return
@@ -301,13 +314,13 @@ class Rounds:
             yield Evaluate(round=self.round, subtasks=unmeasured)
 
     def _wait(self) -> Iterator[Instruction]:
-        dues = [
-            min(c.grace_ends_s, c.opened_s + self._terms.coordination_of(c.subtask).deadline_s)
-            for c in self.cohorts.values()
-            if not c.closed
-        ]
+        dues = [self._due_s(c) for c in self.cohorts.values() if not c.closed]
         if dues:
             yield Wait(until_s=min(dues))
+
+    def _due_s(self, cohort: Cohort) -> float:
+        deadline_s = self._terms.coordination_of(cohort.subtask).deadline_s
+        return min(cohort.grace_ends_s, cohort.opened_s + deadline_s)
 
     # -- views ----------------------------------------------------------------------------------
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from collab.collaboration import Collaboration, kind_of
+from collab.collaboration import Collaboration, kind_of, named_kind
 from collab.data.config import DataConfig
 from collab.data.dataset import ScenarioData, build_scenario_examples, load_site
 from collab.data.examples import Examples
-from collab.kinds.contract import Kind
-from collab.plugins import load
+from collab.data.formats import load_public
 from protocol.errors import DataError
 
 
@@ -24,9 +23,7 @@ def public_set(collaboration: Collaboration, subtask: str) -> Examples:
     terms = collaboration.subtasks[subtask]
     source = terms.soft_labels.public.data if terms.soft_labels else None
     if source is not None:
-        labels = terms.labels
-        config = collaboration.data[source]
-        return load_file(config, terms.kind, labels, "").without_targets()
+        return load_public(collaboration.data[source], kind_of(terms).inputs, None)
     public = scenario_data(collaboration, subtask).public
     if public is None:
         raise DataError(f"subtask '{subtask}' has no public set: give soft_labels.public")
@@ -55,12 +52,9 @@ def _scenario_data(collaboration_json: str, subtask: str) -> ScenarioData:
 
 
 @lru_cache(maxsize=16)
-def load_file(
-    config: DataConfig, kind_name: str, labels: tuple[str, ...] | int | None, base: str
+def site_file(
+    config: DataConfig, kind_name: str, labels: tuple[str, ...] | int | None, base: Path
 ) -> Examples:
-    """Return all rows of one file, as the kind wants them; ``base`` is where relative paths start."""
-    module = load("kinds", kind_name)
-    kind: Kind = getattr(module, "KIND", module)
-    return load_site(
-        config, labels=labels, output=kind.output, inputs=kind.inputs, base=Path(base) if base else None
-    )
+    """Return all rows of a real site's file, as the kind wants them; ``base`` is where paths start."""
+    kind = named_kind(kind_name)
+    return load_site(config, labels=labels, output=kind.output, inputs=kind.inputs, base=base)

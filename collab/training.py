@@ -67,18 +67,19 @@ def train_early_stopped(
     *,
     epochs: int,
 ) -> dict[str, NDArray[Any]]:
-    """Train ``epochs`` epochs and return the arrays of the epoch with the least validation loss.
+    """Train ``epochs`` epochs and return the arrays of the moment with the least validation loss.
 
-    Without validation rows the last epoch's arrays are returned. The optimiser keeps its state
-    from epoch to epoch, as a site that trains alone would have it.
+    The start counts as a moment. Without validation rows the last epoch's arrays are returned. The
+    optimiser keeps its state from epoch to epoch, as a site that trains alone would have it.
     """
     one = spec.model_copy(update={"local_epochs": 1, "local_steps": None, "proximal_mu": 0.0})
     optimizer = _optimizer(model, one)
-    best, least = to_arrays(model), math.inf
+    judged = len(validation) > 0
+    best, least = to_arrays(model), mean_loss(model, validation, kind) if judged else math.inf
     for _ in range(epochs):
         _run(model, rows, kind, one, rng, _Stepper(optimizer, []))
-        loss = mean_loss(model, validation, kind) if len(validation) else -math.inf
-        if loss < least or not len(validation):
+        loss = mean_loss(model, validation, kind) if judged else -math.inf
+        if not judged or loss < least:
             best, least = to_arrays(model), loss
     return best
 

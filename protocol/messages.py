@@ -20,6 +20,7 @@ Json = Annotated[str, StringConstraints(max_length=4 * 2**20)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Amount = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 Round = Annotated[int, Field(ge=0, le=10**6)]
+Labels = Annotated[tuple[Label, ...], Field(max_length=100_000)] | Annotated[int, Field(ge=0, le=100_000)]
 Counts = Annotated[tuple[Amount, ...], Field(max_length=100_000)]
 
 # The candidate of a fusion that the collaboration itself made: aggregated, or the student.
@@ -65,13 +66,15 @@ class DigestSpec(Frozen):
 class Subtask(Frozen):
     """What a site must know of a subtask to work on it.
 
+    ``data`` names the data set: splits are drawn from (seed, data, site), in every engine.
     ``outputs`` is the number of classes, or 1 for a regression. ``preprocessing`` is the JSON
     of the federated preprocessing, once its statistics have been merged.
     """
 
     name: Name
+    data: Name
     kind: Name
-    labels: tuple[Label, ...] | int | None = None
+    labels: Labels | None = None
     outputs: int = Field(ge=1, le=100_000)
     metric: Name
     exchange: Exchange

@@ -64,7 +64,7 @@ def unpack(
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "body"
-        raise MessageError(f"{expected.__name__}: field '{where:.100}': {first['msg']:.200}") from None
+        raise MessageError(f"{expected.__name__}: field {where[:100]!r}: {first['msg']:.200}") from None
     return message, unpack_arrays(record.get(ARRAYS), max_array_bytes)
 
 

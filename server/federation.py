@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,6 +162,15 @@ def _with_public(collaboration: Collaboration, prepared: Prepared) -> Prepared:
     return with_public(prepared, torch.as_tensor(preprocessing.transform(rows)))
 
 
+def _unspent(conductor: Conductor, subtask: str) -> dict[str, int]:
+    """Return how many of the run's rounds each site did not contribute to the subtask."""
+    cohorts = [*conductor.machine.history, *conductor.machine.cohorts.values()]
+    tasks = [t for c in cohorts if c.subtask == subtask for t in c.tasks.values()]
+    given = Counter(t.send.site for t in tasks if t.outcome == "contributed")
+    rounds = conductor.collaboration.rounds
+    return {site: rounds - given[site] for site in conductor.learners[subtask].prepared.sites}
+
+
 def _conclude(
     conductor: Conductor, terms: Terms, tell: Callable[[Mapping[str, Any]], None]
 ) -> dict[str, Outcome]:
@@ -173,6 +183,7 @@ def _conclude(
             learner,
             terms.run,
             conductor.collaboration.rounds,
+            unspent=_unspent(conductor, name),
             baselines=terms.baselines,
             notes=conductor.notes,
         )

@@ -89,12 +89,17 @@ def conclude(
     run: str,
     rounds: int,
     *,
+    unspent: Mapping[str, int],
     baselines: bool,
     notes: list[str],
 ) -> Outcome:
-    """Collect candidates, fit the fusion on validation rows, measure everything on test rows."""
+    """Collect candidates, fit the fusion on validation rows, measure everything on test rows.
+
+    ``unspent`` is how many rounds each site was not asked for this subtask.
+    """
     prepared = learner.prepared
     alone = _train_alone(courier, prepared, run, rounds, notes) if baselines else {}
+    _finish_locals(courier, learner, run, unspent, notes)
     rule_name = prepared.fusion
     candidates, models = _candidates(courier, learner, rule_name, notes)
     if not candidates:
@@ -229,6 +234,28 @@ def _fusion_letters(
         )
         letters.append(Letter(site, "evaluate.fusion", pack(request, arrays), prepared.subtask.name, None))
     return letters
+
+
+def _finish_locals(
+    courier: Courier, learner: AnyLearner, run: str, unspent: Mapping[str, int], notes: list[str]
+) -> None:
+    """Have each site spend the rest of its budget on its own model, from the final one on (weights)."""
+    prepared = learner.prepared
+    final = learner.final() if prepared.subtask.exchange == "weights" else None
+    letters = []
+    for site in prepared.sites:
+        if unspent.get(site, 0):
+            name = prepared.subtask.name
+            assignment = Assignment(
+                run=run, round=unspent[site], subtask=prepared.subtask, site=site, model=prepared.models[site]
+            )
+            content = pack(assignment, final[1] if final else None)
+            letters.append(Letter(site, "train.finish", content, name, None))
+    for arrival in ask(courier, letters, notes):
+        try:
+            arrival.open(Contribution)
+        except ConsiliumError as error:
+            notes.append(f"{arrival.letter.site}: its own model of {prepared.subtask.name} stays: {error}")
 
 
 def _train_alone(

@@ -53,7 +53,7 @@ def simulation_runtime(
     run_config: RunConfig,
     client_resources: Mapping[str, float],
 ) -> None:
-    """Run an app in Flower's simulation runtime, on the Ray that this process has started.
+    """Run an app in Flower's simulation runtime, on the Ray that the caller started and will end.
 
     Unlike `flwr.simulation.run_simulation`, it hands `run_config` to the server and to every client,
     and what the ServerApp raises reaches the caller as it was raised.
@@ -75,7 +75,7 @@ def simulation_runtime(
     telemetry.state["source"] = "unavailable"  # else it writes an identity into the user's home
     run = _new_run()
     server, failure = _Observed(server_app), None
-    with task_identity(run.run_id), _app_folder(run_config) as folder:
+    with task_identity(run.run_id), _ray_outlives_the_run(), _app_folder(run_config) as folder:
         try:
             _run_simulation(
                 num_supernodes=num_nodes,
@@ -141,6 +141,19 @@ class _Observed:
             self.error = error
         finally:
             self._returned.set()
+
+
+@contextmanager
+def _ray_outlives_the_run() -> Iterator[None]:
+    """Keep Flower from ending the caller's Ray: only he knows what to wait for when it ends."""
+    from flwr.server.superlink.fleet.vce.backend.raybackend import RayBackend  # noqa: PLC0415  imports Ray
+
+    terminate = RayBackend.terminate
+    RayBackend.terminate = lambda self: None  # type: ignore[method-assign]  # noqa: ARG005
+    try:
+        yield
+    finally:
+        RayBackend.terminate = terminate  # type: ignore[method-assign]
 
 
 def _new_run() -> Run:

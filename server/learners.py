@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from collab import metrics
 from collab.aggregation.accumulate import Accumulator
-from collab.collaboration import Collaboration, DistillationTerms, metric_of
+from collab.collaboration import Collaboration, DistillationTerms, metric_of, named_kind
 from collab.distillation import AUTO, Sharpening, by_entropy, distil, sharpen
 from collab.events import Send
 from collab.models.contract import build, from_arrays, to_arrays
@@ -49,6 +49,7 @@ class Student:
     arrays: Mapping[str, NDArray[Any]] = field(repr=False)
     sharpening: Sharpening
     round: int
+    validation: float
 
 
 class Learner(Protocol):
@@ -286,7 +287,7 @@ class SoftLabelLearner(_Base):
             if value is None or not beats(paired, ("log_loss", "error")):
                 continue
             if best is None or metrics.is_better(metric, value, best[0]):
-                best = (value, Student(arrays, sharpening, round_))
+                best = (value, Student(arrays, sharpening, round_, value))
         if best is None:
             notes.append(
                 f"{self.name}, round {round_}: student refused: on validation it is not better than the "
@@ -371,9 +372,7 @@ def merge_evaluations(
 
 def kind_task(prepared: Prepared) -> str:
     """Return ``classification`` or ``regression``."""
-    module = load("kinds", prepared.subtask.kind)
-    task: str = getattr(module, "KIND", module).task
-    return task
+    return named_kind(prepared.subtask.kind).task
 
 
 def make(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from collab.collaboration import named_kind
 from collab.data.config import DataConfig
 from collab.data.formats import load_inputs
 from collab.data.preprocess import Preprocessing
@@ -66,7 +67,7 @@ def predict(folder: Path, subtask: str, source: Path, site: str | None = None) -
     preprocessing = Preprocessing.model_validate_json(str(manifest.subtask.preprocessing))
     rows = load_inputs(source, _data_config(folder, subtask), preprocessing)
     x = torch.as_tensor(preprocessing.transform(rows))
-    kind = _kind(manifest)
+    kind = named_kind(manifest.subtask.kind)
     if site is None:
         found = {c.name: _outputs(folder, manifest, c, x, kind) for c in manifest.candidates}
         outputs_NK = load("fusion", manifest.rule).apply(
@@ -104,12 +105,6 @@ def _outputs(
     check(arrays, spec_of(to_arrays(module)))
     from_arrays(module, arrays)
     return model_outputs(module, x, kind)
-
-
-def _kind(manifest: Manifest) -> Kind:
-    module = load("kinds", manifest.subtask.kind)
-    kind: Kind = getattr(module, "KIND", module)
-    return kind
 
 
 def _data_config(folder: Path, subtask: str) -> DataConfig:

@@ -130,6 +130,7 @@ def describe(collaboration: Collaboration, name: str) -> Subtask:
     terms = collaboration.subtasks[name]
     return Subtask(
         name=name,
+        data=str(terms.data),
         kind=terms.kind,
         labels=terms.labels,
         outputs=kind_of(terms).outputs(terms.labels),

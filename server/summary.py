@@ -200,6 +200,7 @@ def _student(learner: SoftLabelLearner) -> Json:
         "model": learner.terms.student,
         "temperature": str(student.sharpening) if student else None,
         "round": student.round if student else None,
+        "validation": student.validation if student else None,
     }
 
 

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def descendants(roots: Iterable[int]) -> set[int]:
     return family
 
 
-def end(pids: Set[int], within_s: float) -> None:
+def end(pids: AbstractSet[int], within_s: float) -> None:
     """Wait until these processes have ended; kill those that have not after `within_s` seconds."""
     deadline = time.monotonic() + within_s
     while (left := pids & running().keys()) and time.monotonic() < deadline:

@@ -111,7 +111,7 @@ def test_digests_tell_near_misses_apart(one: dict[str, NDArray[Any]], other: dic
 
 def test_the_digest_never_changes() -> None:
     """The digest is part of the protocol: sites of two releases must agree on it."""
-    arrays = {"b": np.array([[1, 2]], np.int32), "a": np.array(0.5, np.float64)}
+    arrays: dict[str, NDArray[Any]] = {"b": np.array([[1, 2]], np.int32), "a": np.array(0.5, np.float64)}
     assert digest({}) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # of no bytes
     assert digest(arrays) == GOLDEN
 

@@ -71,7 +71,7 @@ def test_golden_bytes() -> None:
         + bytes.fromhex("00 00 80 3f  00 00 00 c0")  # 1.0, -2.0 as little-endian float32
         + bytes.fromhex("fe ff ff ff ff ff ff ff")  # -2 as little-endian int64
     )
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "z": np.zeros((0, 3), np.uint8),
         "n": np.array(-2, np.int64),
         "b": np.array([1, -2], np.float32),

@@ -22,6 +22,7 @@ CALLS = {
         "run",
         "is_app",
     },
+    ("flwr.server.superlink.fleet.vce.backend.raybackend", "RayBackend.terminate"): {"self"},
     ("flwr.supercore.run", "Run.create_empty"): {"run_id"},
     ("flwr.serverapp", "ServerApp.__call__"): {"grid", "context"},
     ("flwr.serverapp", "Grid.pull_messages"): {"message_ids"},

@@ -23,9 +23,17 @@ TERMS = {
     "name": "risk",
     "seed": 5,
     "rounds": 3,
-    "subtasks": {"risk": {"kind": "tabular_classification", "labels": ["no", "yes"], "min_sites": 2}},
+    "subtasks": {
+        "risk": {
+            "kind": "tabular_classification",
+            "labels": ["no", "yes"],
+            "models": ["mlp_small"],
+            "train": {"lr": 0.1, "batch_size": 8, "local_epochs": 1},
+        }
+    },
     "allocation": {"policy": "everyone"},
-    "coordination": {"quorum": 1.0},  # real clocks differ; who takes part must not
+    "fusion": {"rule": "own_pool"},
+    "coordination": {"sites": 2, "quorum": 1.0},  # real clocks differ; who takes part must not
 }
 ROWS = {"format": "csv", "target": "outcome", "split": {"test": 0.2, "validation": 0.2}}
 

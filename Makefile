@@ -1,0 +1,55 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both do all set-up in .venv.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# The newest Python that Consilium supports; set PYTHON=... to choose another.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null \
+	&& echo $$p && break; done)
+BIN := .venv/bin
+
+# Data sets kept beside the checkout save their download.
+ifneq ($(wildcard ../shared/data),)
+export CONSILIUM_DATA ?= $(abspath ../shared/data)
+endif
+
+.PHONY: help demo test lint types unit benchmarks clean
+
+help: ## Show this help
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: .venv/.installed ## Install, then run the scenario `clinic` (under a minute after installation)
+	$(BIN)/consilium simulate clinic
+
+test: lint types unit ## Install, then linter, type checker and all tests
+
+lint: .venv/.tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.tools
+	$(BIN)/mypy
+
+unit: .venv/.tools
+	$(BIN)/pytest -n 2 --dist worksteal
+
+benchmarks: .venv/.tools ## Run the benchmarks that print the README's figures (several minutes)
+	$(BIN)/python simulations/benchmarks/flamby_heart.py
+	$(BIN)/python simulations/benchmarks/clinic_seeds.py
+
+clean: ## Remove .venv and caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "Consilium needs Python 3.11 to 3.13; install one, or call make PYTHON=/path/to/python" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+.venv/.tools: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,142 @@
+"""One message of every type, and the JSON that it is on the wire."""
+
+from __future__ import annotations
+
+import inspect
+
+from protocol import messages as m
+
+SUBTASK = m.Subtask(
+    name="tumour",
+    data="cells",
+    kind="tabular_classification",
+    labels=("benign", "malignant"),
+    outputs=2,
+    metric="log_loss",
+    exchange="weights",
+    seed=7,
+    train=m.TrainSpec(local_steps=100, proximal_mu=0.5),
+    public_digest="0" * 64,
+    preprocessing="{}",
+)
+SUBTASK_JSON = (
+    '{"name":"tumour","data":"cells","kind":"tabular_classification","labels":["benign","malignant"],"outputs":2,'
+    '"metric":"log_loss","exchange":"weights","seed":7,'
+    '"train":{"objective":"supervised","optimizer":"sgd","lr":0.05,"momentum":0.0,"weight_decay":0.0,'
+    '"batch_size":32,"local_epochs":1,"local_steps":100,"proximal_mu":0.5},'
+    '"digest":{"epochs":1,"lr":0.001,"batch_size":64,"temperature":1.0},'
+    f'"public_digest":"{"0" * 64}","preprocessing":"{{}}"}}'
+)
+
+CASES: tuple[tuple[m.Frozen, str], ...] = (
+    (SUBTASK, SUBTASK_JSON),
+    (
+        m.TrainSpec(optimizer="adam", lr=1, momentum=0.9),
+        (
+            '{"objective":"supervised","optimizer":"adam","lr":1.0,"momentum":0.9,"weight_decay":0.0,'
+            '"batch_size":32,"local_epochs":1,"local_steps":null,"proximal_mu":0.0}'
+        ),
+    ),
+    (m.DigestSpec(temperature=3), '{"epochs":1,"lr":0.001,"batch_size":64,"temperature":3.0}'),
+    (
+        m.Capability(
+            site="north",
+            memory_mib=4096,
+            gpu=True,
+            gpu_memory_mib=2048,
+            examples_per_s=1500.5,
+            bandwidth_mbit=200,
+            subtasks={"tumour": 340},
+        ),
+        (
+            '{"site":"north","memory_mib":4096.0,"gpu":true,"gpu_memory_mib":2048.0,"examples_per_s":1500.5,'
+            '"bandwidth_mbit":200.0,"price":1.0,"shares_models":true,"subtasks":{"tumour":340}}'
+        ),
+    ),
+    (
+        m.SubtaskQuery(subtask=SUBTASK, models=("linear",)),
+        f'{{"subtask":{SUBTASK_JSON},"models":["linear"]}}',
+    ),
+    (
+        m.DataSummary(
+            site="north",
+            subtask="tumour",
+            statistics="{}",
+            class_counts=(3, 4.5),
+            train=7,
+            validation=1,
+            test=2,
+        ),
+        (
+            '{"site":"north","subtask":"tumour","statistics":"{}","class_counts":[3.0,4.5],'
+            '"train":7,"validation":1,"test":2}'
+        ),
+    ),
+    (
+        m.Trial(site="north", subtask="tumour", num_examples=20, loss_sums={"linear": 1.25}),
+        '{"site":"north","subtask":"tumour","num_examples":20,"loss_sums":{"linear":1.25}}',
+    ),
+    (
+        m.Assignment(run="r1", round=3, subtask=SUBTASK, site="north", attempt=2, model="linear"),
+        f'{{"run":"r1","round":3,"subtask":{SUBTASK_JSON},"site":"north","attempt":2,"model":"linear"}}',
+    ),
+    (
+        m.Contribution(
+            run="r1",
+            round=3,
+            subtask="tumour",
+            site="north",
+            attempt=2,
+            model="linear",
+            exchange="soft_labels",
+            num_examples=340,
+            examples_processed=680,
+            class_counts=(1, 0),
+            digest="f" * 64,
+        ),
+        (
+            '{"run":"r1","round":3,"subtask":"tumour","site":"north","attempt":2,"model":"linear",'
+            '"exchange":"soft_labels","num_examples":340,"examples_processed":680,"class_counts":[1.0,0.0],'
+            f'"digest":"{"f" * 64}"}}'
+        ),
+    ),
+    (
+        m.EvaluationRequest(
+            run="r1", round=3, subtask=SUBTASK, site="north", model="linear", class_counts=(5, 6)
+        ),
+        (
+            f'{{"run":"r1","round":3,"subtask":{SUBTASK_JSON},"site":"north","model":"linear",'
+            '"rows":"validation","class_counts":[5.0,6.0]}'
+        ),
+    ),
+    (
+        m.Evaluation(run="r1", round=3, subtask="tumour", site="north", num_examples=50),
+        '{"run":"r1","round":3,"subtask":"tumour","site":"north","num_examples":50,"examples_processed":0}',
+    ),
+    (m.Candidate(name="final", model="linear"), '{"name":"final","model":"linear"}'),
+    (
+        m.FusionRequest(
+            run="r1",
+            subtask=SUBTASK,
+            site="north",
+            rule="mean",
+            rows="test",
+            candidates=(m.Candidate(name="final", model="linear"),),
+        ),
+        (
+            f'{{"run":"r1","subtask":{SUBTASK_JSON},"site":"north","rule":"mean","rows":"test",'
+            '"candidates":[{"name":"final","model":"linear"}],"class_counts":[]}'
+        ),
+    ),
+    (
+        m.LocalModel(site="north", subtask="tumour", model=None),
+        '{"site":"north","subtask":"tumour","model":null}',
+    ),
+    (m.Refusal(code="data", detail="no rows"), '{"code":"data","detail":"no rows"}'),
+)
+
+TYPES = [
+    item
+    for item in vars(m).values()
+    if inspect.isclass(item) and issubclass(item, m.Frozen) and item is not m.Frozen
+]
