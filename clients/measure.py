@@ -15,6 +15,7 @@ from collab.fusion.pool import PoolState, apply_pool, fit_pool, pool_to_arrays
 from collab.models.contract import inference_mib
 from collab.paired import compare
 from collab.plugins import load
+from collab.sparse import compress
 from collab.training import Rows
 from protocol.arrays import Arrays
 from protocol.errors import MessageError
@@ -171,8 +172,8 @@ def _split(desk: Desk, rows: str) -> Examples:
 
 def _statistics(desk: Desk, outputs_NK: Floats, examples: Examples) -> Reply:
     if desk.kind.output == "classes":
-        return dict(metrics.classification_statistics(outputs_NK, examples.y))
-    return dict(metrics.regression_statistics(outputs_NK[:, 0], examples.y))
+        return compress(metrics.classification_statistics(outputs_NK, examples.y))
+    return compress(metrics.regression_statistics(outputs_NK[:, 0], examples.y))
 
 
 def _prefixed(prefix: str, arrays: Arrays) -> Reply:

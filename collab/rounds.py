@@ -105,6 +105,7 @@ class Rounds:
                 self.over = True
                 break  # nothing follows the end, though other cohorts may wait for this very event
         self.check_invariants()
+        instructions.extend(self._wait())
         return tuple(instructions)
 
     def task(self, assignment: str) -> Task | None:
@@ -215,8 +216,6 @@ class Rounds:
                 yield self._skip(self.cohorts[name], why)
         if not any(c.tasks for c in self.cohorts.values()):
             yield Abort(reason=f"round {self.round}: nobody can do anything: {_first(suggested.unserved)}")
-            return
-        yield from self._wait()
 
     def _send(self, cohort: Cohort, site: str, attempt: int, score: float, reason: str) -> Send:
         joined = self._sites[site]
@@ -240,7 +239,6 @@ class Rounds:
         if substitute is not None:
             reason = f"handed on from {task.send.site}, which was {outcome}"
             yield self._send(cohort, substitute, task.send.attempt + 1, task.send.score, reason)
-            yield from self._wait()
         yield from self._progress(cohort)
 
     def _substitute(self, cohort: Cohort) -> str | None:
@@ -269,7 +267,6 @@ class Rounds:
             cohort.grace_ends_s = min(cohort.grace_ends_s, self._now_s + terms.grace_s)
         due_s = self._due_s(cohort)
         if open_tasks and self._now_s < due_s:
-            yield from self._wait()
             return
         for task in open_tasks.values():
             task.outcome, task.detail = "silent", f"no answer by {due_s - cohort.opened_s:.1f} s"
@@ -303,8 +300,8 @@ class Rounds:
         cohorts = self.cohorts.values()
         unmeasured = tuple(c.subtask for c in cohorts if not c.measured)
         if not all(c.closed for c in cohorts):
-            yield from self._wait()
-        elif not unmeasured:
+            return
+        if not unmeasured:
             given = any(c.with_outcome("contributed") for c in cohorts)
             self._empty_rounds = 0 if given else self._empty_rounds + 1
             yield from self._open_round()
@@ -313,10 +310,10 @@ class Rounds:
                 cohort.evaluating = True
             yield Evaluate(round=self.round, subtasks=unmeasured)
 
-    def _wait(self) -> Iterator[Instruction]:
-        dues = [self._due_s(c) for c in self.cohorts.values() if not c.closed]
-        if dues:
-            yield Wait(until_s=min(dues))
+    def _wait(self) -> list[Wait]:
+        """Return the wait for the cohort that is due next; none where nothing is open."""
+        dues = [self._due_s(c) for c in self.cohorts.values() if not c.closed and not self.over]
+        return [Wait(until_s=min(dues))] if dues else []
 
     def _due_s(self, cohort: Cohort) -> float:
         deadline_s = self._terms.coordination_of(cohort.subtask).deadline_s

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from collab import metrics
 from collab.paired import LOSSES, difference
 from collab.plugins import load
+from collab.sparse import expand
 from protocol.arrays import Arrays, check, check_finite, spec_of
 from protocol.errors import ConsiliumError, MessageError
 from protocol.messages import (
@@ -201,7 +202,8 @@ def _measure(
                 if method in {"paired", "pool"}:
                     check_finite(stats)
                 else:
-                    check(stats, spec)
+                    methods[method] = expand(stats, spec)
+                    check(methods[method], spec)
             if evaluation.num_examples:
                 result[site] = methods
         except ConsiliumError as error:
@@ -303,8 +305,9 @@ def merge_stats(courier: Courier, letters: list[Letter], prepared: Prepared, not
         try:
             evaluation, arrays = arrival.open(Evaluation)
             if evaluation.num_examples:
-                check(arrays, spec)
-                found.append(arrays)
+                stats = expand(arrays, spec)
+                check(stats, spec)
+                found.append(stats)
         except ConsiliumError as error:
             notes.append(f"{arrival.letter.site}: baseline not measured: {error}")
     return metrics.merge(found)

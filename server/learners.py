@@ -24,6 +24,7 @@ from collab.paired import beats
 from collab.plugins import load
 from collab.rng import derive, generator
 from collab.soft_labels.contract import SoftLabels, check_soft_labels
+from collab.sparse import expand
 from protocol.arrays import Arrays, check, check_spec, digest, spec_of
 from protocol.errors import ArraysError, ConsiliumError, MessageError
 from protocol.messages import Assignment, Contribution, Evaluation, EvaluationRequest
@@ -353,7 +354,7 @@ def merge_evaluations(
             evaluation, arrays = arrival.open(Evaluation)
             if not evaluation.num_examples:
                 continue
-            own = {k: v for k, v in arrays.items() if not k.startswith("constant/")}
+            own = expand({k: v for k, v in arrays.items() if not k.startswith("constant/")}, spec)
             check(own, spec)
             versus = {k.removeprefix("constant/"): v for k, v in arrays.items() if k.startswith("constant/")}
             if paired and versus:

@@ -96,7 +96,7 @@ def test_what_comes_late_is_not_used() -> None:
     story.tell(arrived(10, "west"), arrived(12, "east"), passed(17))
     assert story.tell(arrived(18, "north")) == [f"discard {key('north')}: late"]
     story.tell(evaluated(19))
-    assert story.tell(arrived(20, "north")) == [f"discard {key('north')}: late"]
+    assert story.tell(arrived(20, "north")) == [f"discard {key('north')}: late", "wait until 79"]
 
 
 def test_time_that_nobody_told_passes_too() -> None:
@@ -111,7 +111,8 @@ def test_time_that_nobody_told_passes_too() -> None:
 def test_a_second_answer_is_a_duplicate() -> None:
     """A contribution counts once, before and after the close of its round."""
     story = three()
-    assert story.tell(arrived(10, "west"), arrived(11, "west")) == [f"discard {key('west')}: duplicate"]
+    said = story.tell(arrived(10, "west"), arrived(11, "west"))
+    assert said == [f"discard {key('west')}: duplicate", "wait until 60"]
     story.tell(arrived(12, "east"), arrived(13, "north"))
     assert story.tell(arrived(14, "west")) == [f"discard {key('west')}: duplicate"]
 
@@ -121,8 +122,8 @@ def test_what_nobody_asked_for_is_unknown(other: str) -> None:
     """An answer to an assignment that was never given: a stranger's, or of another round or attempt."""
     story = three()
     for event in (arrived(1, "nobody"), arrived(1, other, round_=2), arrived(1, other, attempt=2)):
-        assert story.tell(event) == [f"discard {event.assignment}: unknown"]
-        assert story.tell(rejected(1, other, attempt=2)) == []
+        assert story.tell(event) == [f"discard {event.assignment}: unknown", "wait until 60"]
+        assert story.tell(rejected(1, other, attempt=2)) == ["wait until 60"]
 
 
 @pytest.mark.parametrize("failure", [rejected(10, "east"), lost("east", 10)])
@@ -241,5 +242,5 @@ def test_nothing_follows_the_end() -> None:
 def test_a_run_starts_once() -> None:
     """A second start is no second round."""
     story = three()
-    assert story.tell(Started(at_s=1)) == []
+    assert story.tell(Started(at_s=1)) == ["wait until 60"]
     assert story.machine.round == 1

@@ -30,8 +30,7 @@ def test_each_subtask_has_its_own_deadline() -> None:
     own = {"deadline_s": 20, "min_coverage": 0}
     story = Story(terms({"a": {"coordination": own}, "b": {}}), joined("one", a=10, b=10))
     assert story.opening[-1] == "wait until 20"
-    said = story.tell(passed(20))
-    assert (said[0], said[-1]) == ("skip a: nobody contributed; asked: one", "wait until 60")
+    assert story.tell(passed(20)) == ["skip a: nobody contributed; asked: one", "wait until 60"]
 
 
 def test_a_skipped_subtask_is_not_measured() -> None:
@@ -107,7 +106,7 @@ def test_a_measure_counts_once_and_in_its_round() -> None:
     """What was measured twice, too early, of another round or of no subtask changes nothing."""
     story = Story(terms(["a", "b"]), joined("one", a=10), joined("two", b=10))
     story.tell(arrived(1, "two", "b"))
-    assert story.tell(evaluated(1)) == []  # a is still open
+    assert story.tell(evaluated(1)) == ["wait until 60"]  # a is still open
     story.tell(arrived(2, "one"), evaluated(3, subtask="a"))
     for stray in (
         evaluated(3, subtask="a"),
@@ -123,7 +122,7 @@ def test_a_measure_counts_once_and_in_its_round() -> None:
 def test_sites_come_and_go_between_rounds() -> None:
     """Who joins is asked from the next round on, who is lost no more."""
     story = Story(terms(), joined("one"), joined("two"))
-    assert story.tell(joined("new", 1)) == []
+    assert story.tell(joined("new", 1)) == ["wait until 60"]
     story.tell(arrived(2, "one"), arrived(2, "two"), lost("two", 3))
     assert story.tell(evaluated(4)) == [
         "send a to new, attempt 1",
