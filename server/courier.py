@@ -27,7 +27,7 @@ from protocol.records import HEAD, unpack, wire_bytes
 
 M = TypeVar("M", bound=Frozen)
 
-_POLL_S = 0.05
+_POLL_S = 0.2
 # How long a simulated site may really take before the simulation itself counts as broken.
 _REAL_LIMIT_S = 3600.0
 

@@ -30,6 +30,7 @@ from server.runlog import RunLog
 from server.spool import Spool
 from server.summary import FILE_NAME as SUMMARY
 from server.summary import build_summary, write_json
+from server.turns import TurnsGrid
 
 Clock = Literal["simulated", "wall"]
 COLLABORATION = "collaboration.toml"
@@ -66,6 +67,8 @@ def federate(
     terms.folder.mkdir(parents=True, exist_ok=False)
     (terms.folder / COLLABORATION).write_text(to_toml(collaboration), encoding="utf-8")
     tell({"type": "stage", "text": "waiting for sites"})
+    if terms.clock == "simulated":
+        grid = TurnsGrid(grid)
     nodes, capabilities = discover(grid, collaboration, notes)
     courier: Courier = (
         SimulatedCourier(grid, nodes, collaboration.sites, collaboration.seed)
@@ -116,7 +119,7 @@ def discover(
                 _join(reply, pending.pop(message_id), collaboration, nodes, capabilities, notes)
         if time.monotonic() > until:
             break
-        if not pending and len(capabilities) < wanted:
+        if len(capabilities) < wanted:
             time.sleep(_POLL_S)
     if len(capabilities) < wanted:
         why = f": {'; '.join(notes)}" if notes else ""

@@ -24,10 +24,11 @@ from server.reading import (
     site_results,
     subtask_outcome,
 )
+from server.templates import marks, page, style
 from server.timeline import letters, timeline
 from server.verdict import Comparison, Outcome, Verdict
 
-_TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATES = {"report.html": page.TEXT, "marks.html": marks.TEXT, "report.css": style.TEXT}
 _COLOURS = 8
 _LANE, _WHISKER = 250, 150
 _CURVE = (330, 190)
@@ -113,7 +114,7 @@ def render(summary: Mapping[str, Any]) -> str:
 
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        loader=jinja2.DictLoader(_TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -55,13 +55,13 @@ def read(folder: Path) -> Iterator[tuple[Event, tuple[Instruction, ...]]]:
     path = folder / FILE_NAME
     if not path.is_file():
         raise DataError(f"{path}: no such file; give the folder of a run")
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(iter(lambda: lines.readline(_MAX_LINE), ""), start=1):
+    with path.open("rb") as lines:
+        for number, line in enumerate(iter(lambda: lines.readline(_MAX_LINE), b""), start=1):
             try:
                 entry: dict[str, Any] = json.loads(line)
                 event = EVENT.validate_python(entry["event"], strict=False)
                 instructions = tuple(INSTRUCTION.validate_python(i) for i in entry["instructions"])
-            except (ValueError, KeyError, TypeError, ValidationError):
+            except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
                 raise DataError(f"{path}: line {number} cannot be read as an event") from None
             yield event, instructions
 

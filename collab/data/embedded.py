@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn import datasets
 
 from collab.data.config import DataConfig, Wanted
 from collab.data.examples import Examples, of_images, of_table
@@ -33,6 +32,8 @@ def read(config: DataConfig, wanted: Wanted) -> Examples:
 
 
 def _load(name: str | None) -> Any:
+    from sklearn import datasets  # noqa: PLC0415 - a second to import, and a site with its own files needs none
+
     if name == "diabetes":
         # scaled=True is standardised with the statistics of all rows, test rows included.
         return datasets.load_diabetes(scaled=False)

@@ -1,4 +1,9 @@
-{# The drawings. Each macro gets what server/charts.py or server/timeline.py has laid out. #}
+"""Macros of the page: the marks of its charts.
+
+In a Python file, because Flower packs those and no HTML into an app.
+"""
+
+TEXT = r"""{# The drawings. Each macro gets what server/charts.py or server/timeline.py has laid out. #}
 
 {% macro key(subtask) %}<span class="key c{{ subtask.colour }}">{{ subtask.letter }}</span>{% endmacro %}
 
@@ -73,3 +78,4 @@
 {% endfor %}
 </svg>
 {% endmacro %}
+"""

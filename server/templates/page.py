@@ -1,4 +1,9 @@
-{% import "marks.html" as marks with context %}
+"""The page of a run, as a Jinja template.
+
+In a Python file, because Flower packs those and no HTML into an app.
+"""
+
+TEXT = r"""{% import "marks.html" as marks with context %}
 {% set seconds = at(run, "totals", "simulated_s") %}
 {% set sites = at(run, "sites") or {} %}
 {% set notes = at(run, "notes") or [] %}
@@ -199,3 +204,4 @@
 </dl></div></footer>
 </body>
 </html>
+"""

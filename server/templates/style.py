@@ -1,4 +1,9 @@
-:root {
+"""The page's style sheet.
+
+In a Python file, because Flower packs those and no HTML into an app.
+"""
+
+TEXT = r""":root {
   color-scheme: light dark;
   --page: #fbfbf9; --card: #ffffff; --ink: #1c2126; --soft: #5b6570; --line: #dfe2e4; --faint: #f1f2f1;
   --better: #0b6a9c; --worse: #bf4300; --unclear: #69727b;
@@ -97,3 +102,4 @@ footer dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 16px
   .card, tr, figure.keep { break-inside: avoid; } h2, h3 { break-after: avoid; } section { margin-top: 24px; }
   .scroll { overflow: visible; } svg.fixed { max-width: 100%; } details.paper::details-content { content-visibility: visible; block-size: auto; } .wide td, .wide th { white-space: normal; } table { font-size: 10px; }
 }
+"""
