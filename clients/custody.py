@@ -51,6 +51,9 @@ class ScenarioCustody:
 
     def rows(self, subtask: Subtask) -> SiteRows:
         """Return the part of the data that the partition gives to this site, split."""
+        known = self.collaboration.subtasks
+        if subtask.name not in known:
+            raise DataError(unknown(f"subtask '{subtask.name}' at site '{self.site}'", subtask.name, known))
         data = scenario_data(self.collaboration, subtask.name)
         if self.site not in data.by_site:
             raise DataError(f"subtask '{subtask.name}': site '{self.site}' has no data for it")

@@ -81,6 +81,8 @@ def fuse(desk: Desk, request: FusionRequest, arrays: Arrays) -> tuple[Evaluation
     )
     if not len(examples):
         return answer, {}
+    if not request.candidates:
+        return answer, _deployed(desk, request, arrays, examples, None)
     rule = load("fusion", request.rule)
     outputs_MNK = _candidate_outputs(desk, request.candidates, arrays, desk.rows(examples))
     if request.rows == "validation":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from collab.rng import generator
 from protocol.errors import ConfigError
 
 MAX_FILE_BYTES = 2**20
+_MAX_SIGMA = 3.0  # a site in a thousand is 10,000 times slower than the median
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -41,6 +43,8 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{source}: not valid TOML: nested too deeply") from None
 
 
 def parse(tables: Mapping[str, Any], source: str) -> Collaboration:
@@ -67,7 +71,8 @@ def validate(model: type[M], tables: Mapping[str, Any], source: str) -> M:
     try:
         return model.model_validate(tables)
     except ValidationError as error:
-        problems = error.errors(include_url=False)
+        # A key with a slip of the pen is also missing under its right name: the slip explains both.
+        problems = sorted(error.errors(include_url=False), key=lambda p: p["type"] != "extra_forbidden")
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ConfigError(f"{source}: {_explain(model, dict(problems[0]))}{more}") from None
 
@@ -100,6 +105,8 @@ def expand_fleet(c: Collaboration) -> Collaboration:
         return c
     rng = generator(c.seed, "fleet")
     sigma = float(fleet.speeds.partition(":")[2])
+    if sigma > _MAX_SIGMA:
+        raise ConfigError(f"fleet.speeds: SIGMA is at most {_MAX_SIGMA:g}, found {sigma:g}")
     names = sorted(c.subtasks)
     low, high = fleet.subtasks_per_site or (len(names), len(names))
     if not 1 <= low <= high <= len(names):
@@ -107,11 +114,13 @@ def expand_fleet(c: Collaboration) -> Collaboration:
     width = len(str(fleet.count))
     sites = dict(c.sites)
     for i in range(fleet.count):
-        count = int(rng.integers(low, high + 1))
-        sites[f"site-{i + 1:0{width}d}"] = SiteProfile(
+        count, name = int(rng.integers(low, high + 1)), f"site-{i + 1:0{width}d}"
+        if name in sites:
+            raise ConfigError(f"sites.{name}: a site of the fleet has this name; give it another")
+        sites[name] = SiteProfile(
             subtasks=tuple(sorted(rng.choice(names, size=count, replace=False).tolist())),
             memory_mib=float(rng.choice(fleet.memory_mib)),
-            examples_per_s=round(1000 * float(rng.lognormal(0, sigma)), 3),
+            examples_per_s=max(0.001, round(1000 * float(rng.lognormal(0, sigma)), 3)),
             bandwidth_mbit=fleet.bandwidth_mbit,
             dropout=fleet.dropout,
         )
@@ -121,7 +130,7 @@ def expand_fleet(c: Collaboration) -> Collaboration:
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
 
 
@@ -132,14 +141,17 @@ def _copy(value: Any) -> Any:
 
 
 def _explain(model: type[BaseModel], problem: dict[str, Any]) -> str:
-    loc = [str(part) for part in problem["loc"]]
-    key = ".".join(loc)
+    # pydantic names the branch of a union, such as "literal['auto','none']"; no file holds such a key.
+    loc = [str(part) for part in problem["loc"] if "[" not in str(part)]
+    key = ".".join(part if part.isprintable() else ascii(part) for part in loc)
     if problem["type"] == "extra_forbidden":
         fields = _fields_at(model, loc[:-1])
         return plugins.unknown(f"key '{key}'", loc[-1], fields) if fields else f"unknown key '{key}'"
     if problem["type"] == "missing":
         return f"key '{key}' is required"
     message = str(problem["msg"]).removeprefix("Value error, ")
+    message = message.replace("valid tuple", "list")
+    message = re.sub(r"valid dictionary( or instance of \w+)?", "table", message)
     found = problem.get("input")
     shown = f", found {found!r:.60}" if isinstance(found, (str, int, float, bool)) else ""
     return f"{key + ': ' if key else ''}{message}{shown}"

@@ -205,14 +205,17 @@ class Candidate(Frozen):
 
 
 class FusionRequest(Frozen):
-    """Evaluate candidates on one split; on ``test`` with the fitted fusion and the class counts of all."""
+    """Evaluate candidates on one split; on ``test`` with the fitted fusion and the class counts of all.
+
+    Without candidates a site measures what it deploys by itself.
+    """
 
     run: Name
     subtask: Subtask
     site: Name
     rule: Name
     rows: Rows
-    candidates: Annotated[tuple[Candidate, ...], Field(min_length=1, max_length=1000)]
+    candidates: Annotated[tuple[Candidate, ...], Field(max_length=1000)]
     class_counts: Counts = ()
 
     @model_validator(mode="after")

@@ -28,7 +28,6 @@ from collab.events import (
     Wait,
 )
 from collab.rounds import Rounds
-from protocol.arrays import Arrays
 from protocol.errors import ConsiliumError, RunError
 from protocol.messages import Capability, Contribution, assignment_id
 from server.courier import Account, Arrival, Courier, Letter
@@ -110,7 +109,7 @@ class Conductor:
                 self._wait_until_s = instruction.until_s
             case Discard():
                 self.discarded.append(instruction)
-                self.notes.append(f"{instruction.assignment}: not used, it came {instruction.code}")
+                self.notes.append(f"{instruction.assignment}: not used: {instruction.code}")
             case Aggregate():
                 self._aggregate(instruction)
             case Refuse():
@@ -142,14 +141,18 @@ class Conductor:
         """Check a contribution; a bad one becomes Rejected under the site's name, and nothing else stops."""
         key = arrival.letter.about
         task = self.machine.task(key)
+        if task is None:  # no contribution: an evaluation that came after its time, or twice
+            what = f"{arrival.letter.site}: answer to {arrival.letter.message_type} of {key}"
+            self.notes.append(f"{what} not used, it came too late or twice")
+            return TimePassed(at_s=arrival.at_s)
         try:
             contribution, arrays = arrival.open(Contribution)
-            if task is not None and task.outcome == "asked":
-                self._accept(task.send.subtask, key, contribution, arrays)
+            if task.outcome == "asked":
+                self.learners[task.send.subtask].accept(key, contribution, arrays)
         except ConsiliumError as error:
             site = arrival.letter.site
             self.notes.append(f"{site}: contribution to {key} rejected: {error}")
-            about = {"site": site, "subtask": task.send.subtask if task else "", "about": key}
+            about = {"site": site, "subtask": task.send.subtask, "about": key}
             self.listener({"type": "rejected", **about, "code": error.code, "detail": str(error)})
             return Rejected(at_s=arrival.at_s, assignment=key, code=error.code, detail=str(error)[:500])
         self.listener({"type": "arrived", "site": arrival.letter.site, "about": key})
@@ -159,9 +162,6 @@ class Conductor:
             num_examples=contribution.num_examples,
             digest=contribution.digest,
         )
-
-    def _accept(self, subtask: str, key: str, contribution: Contribution, arrays: Arrays) -> None:
-        self.learners[subtask].accept(key, contribution, arrays)
 
     def _aggregate(self, instruction: Aggregate) -> None:
         self.learners[instruction.subtask].aggregate(instruction.assignments)

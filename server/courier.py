@@ -24,10 +24,13 @@ from collab.rng import generator
 from protocol.errors import ProtocolError, RunError
 from protocol.messages import Frozen, Refusal
 from protocol.records import HEAD, unpack, wire_bytes
+from server.units import plain
 
 M = TypeVar("M", bound=Frozen)
 
 _POLL_S = 0.2
+# What a contribution may say at most that it processed; more is refused when it is opened.
+_MOST_EXAMPLES = 10**12
 # How long a simulated site may really take before the simulation itself counts as broken.
 _REAL_LIMIT_S = 3600.0
 
@@ -78,7 +81,7 @@ def _open(content: RecordDict, expected: type[M]) -> tuple[M, dict[str, NDArray[
     head = content.get(HEAD)
     if isinstance(head, ConfigRecord) and head.get("type") == Refusal.__name__:
         refusal, _ = unpack(content, Refusal)
-        raise ProtocolError(f"{refusal.code}: {refusal.detail}")
+        raise ProtocolError(f"{refusal.code}: {plain(refusal.detail)}")
     return unpack(content, expected)
 
 
@@ -153,10 +156,12 @@ class _Base:
 
     def _pull(self) -> list[tuple[int, Letter, float, Message]]:
         """Return what has come in, one message at a time so that one bad reply spoils no other."""
-        found = []
+        found: list[tuple[int, Letter, float, Message]] = []
         for message_id in list(self._sent):
-            for message in self._grid.pull_messages([message_id]):
-                found.append((*self._sent.pop(message_id), message))  # noqa: PERF401 - it pops
+            # A node may answer twice: both go on, and whoever asked tells them apart.
+            if messages := list(self._grid.pull_messages([message_id])):
+                sent = self._sent.pop(message_id)
+                found.extend((*sent, message) for message in messages)
         return found
 
     def _account(self, letter: Letter, message: Message, seconds: float) -> None:
@@ -296,6 +301,6 @@ def _work(content: RecordDict) -> float:
     body = head.get("body") if isinstance(head, ConfigRecord) else None
     try:
         value = json.loads(body).get("examples_processed", 0) if isinstance(body, bytes) else 0
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return 0.0
-    return float(value) if isinstance(value, int) and value >= 0 else 0.0
+    return float(value) if isinstance(value, int) and 0 <= value <= _MOST_EXAMPLES else 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from flwr.serverapp import Grid
 from collab.collaboration import Collaboration
 from collab.data.preprocess import Preprocessing
 from collab.scenario import public_set
-from protocol.errors import ConsiliumError, RunError
+from protocol.errors import ConfigError, ConsiliumError, MessageError, RunError
 from protocol.messages import Capability, Frozen
 from protocol.records import pack
 from server.conductor import Conductor, Listener
@@ -64,7 +65,9 @@ def federate(
     """
     tell = listener or (lambda _: None)
     started, notes = time.monotonic(), list[str]()
-    terms.folder.mkdir(parents=True, exist_ok=False)
+    if terms.clock == "simulated" and not collaboration.is_scenario:
+        raise ConfigError("clock = 'simulated' needs the sites' profiles, [sites.NAME]; else clock = 'wall'")
+    _make_folder(terms.folder)
     (terms.folder / COLLABORATION).write_text(to_toml(collaboration), encoding="utf-8")
     tell({"type": "stage", "text": "waiting for sites"})
     if terms.clock == "simulated":
@@ -82,10 +85,9 @@ def federate(
     }
     spool = Spool(terms.folder / "contributions")
     learners = {name: make(collaboration, one, terms.run, spool) for name, one in prepared.items()}
-    with RunLog(terms.folder) as log:
+    with closing(spool), RunLog(terms.folder) as log:
         conductor = Conductor(collaboration, terms.run, courier, learners, log, tell, notes)
         ended = conductor.conduct(capabilities)
-    spool.close()
     outcomes = _conclude(conductor, terms, tell)
     wall_s = time.monotonic() - started
     summary = build_summary(conductor, outcomes, engine=terms.engine, wall_s=wall_s, ended=ended)
@@ -117,7 +119,8 @@ def discover(
         for message_id in list(pending):
             for reply in grid.pull_messages([message_id]):
                 _join(reply, pending.pop(message_id), collaboration, nodes, capabilities, notes)
-        if time.monotonic() > until:
+        everybody = collaboration.is_scenario and len(asked) >= wanted and not pending
+        if everybody or time.monotonic() > until:
             break
         if len(capabilities) < wanted:
             time.sleep(_POLL_S)
@@ -130,6 +133,15 @@ def discover(
 def to_toml(collaboration: Collaboration) -> str:
     """Return the resolved collaboration as the text of a file that gives the same run."""
     return tomlkit.dumps(collaboration.model_dump(mode="json", exclude_none=True))
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=False)
+    except FileExistsError:
+        raise ConfigError(f"{folder}: is there already; give the run another name") from None
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be made ({error.strerror})") from None
 
 
 def _sites_needed(collaboration: Collaboration) -> int:
@@ -146,6 +158,7 @@ def _join(
 ) -> None:
     try:
         capability, _ = open_reply(reply, Capability)
+        _check_capability(capability, collaboration)
     except ConsiliumError as error:
         notes.append(f"a node did not join: {error}")
         return
@@ -155,6 +168,13 @@ def _join(
     known = {name: n for name, n in capability.subtasks.items() if name in collaboration.subtasks}
     nodes[capability.site] = node
     capabilities[capability.site] = capability.model_copy(update={"subtasks": known})
+
+
+def _check_capability(capability: Capability, collaboration: Collaboration) -> None:
+    if collaboration.is_scenario and capability.site not in collaboration.sites:
+        raise MessageError(f"'{capability.site}' is none of the collaboration's sites")
+    if min(capability.examples_per_s, capability.bandwidth_mbit) <= 0:
+        raise MessageError(f"'{capability.site}' says that it has no speed or no bandwidth")
 
 
 def _with_public(collaboration: Collaboration, prepared: Prepared) -> Prepared:

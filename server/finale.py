@@ -31,7 +31,7 @@ from protocol.messages import (
 )
 from protocol.records import pack
 from server.courier import Courier, Letter
-from server.learners import SoftLabelLearner, WeightsLearner, kind_task
+from server.learners import SoftLabelLearner, WeightsLearner, kind_task, paired_spec
 from server.preparation import Prepared, ask
 
 AnyLearner = WeightsLearner | SoftLabelLearner
@@ -73,7 +73,8 @@ class Outcome:
             return None
         _, error = difference(sums, LOSSES[metric])
         if metric == "rmse":
-            error /= max(self.at(site, "own")["rmse"] + self.at(site, "alone")["rmse"], 1e-12)
+            both = (self.at(site, method).get("rmse", 0.0) for method in ("own", "alone"))
+            error /= max(sum(both), 1e-12)
         return error if np.isfinite(error) else None
 
     def weights(self) -> dict[str, float]:
@@ -105,8 +106,7 @@ def conclude(
     candidates, models = _candidates(courier, learner, rule_name, notes)
     if not candidates:
         notes.append(f"{prepared.subtask.name}: there is no final model and no shared one; nothing is fused")
-        return Outcome(rule_name)
-    state = _fit(courier, prepared, run, rule_name, (candidates, models), notes)
+    state = _fit(courier, prepared, run, rule_name, (candidates, models), notes) if candidates else {}
     sites = _measure(courier, prepared, run, rule_name, (candidates, models, state), notes)
     alone_global = {
         site: _on_all(courier, prepared, run, model, arrays, notes) for site, (model, arrays) in alone.items()
@@ -163,24 +163,19 @@ def _fit(
     """Sum the sites' statistics and solve once: the sum is the pooled problem."""
     rule, (candidates, models) = load("fusion", rule_name), pool
     letters = _fusion_letters(prepared, run, rule_name, "validation", (candidates, models, {}))
-    found: list[Stats] = []
+    row_MK, found = np.zeros((len(candidates), 1, prepared.subtask.outputs)), list[Stats]()
+    spec = spec_of(rule.statistics(row_MK, row_MK[0]))
     for arrival in ask(courier, letters, notes) if rule.NEEDS else []:
         try:
             evaluation, arrays = arrival.open(Evaluation)
             if evaluation.num_examples:
-                check_finite(arrays)
-                merge_check(found, arrays)
+                check(arrays, spec)
+                rule.fit(arrays, len(candidates))  # sums that cannot be fitted alone would spoil the total
                 found.append(arrays)
         except ConsiliumError as error:
             notes.append(f"{arrival.letter.site}: not used in the fusion of {prepared.subtask.name}: {error}")
     state: dict[str, NDArray[Any]] = rule.fit(metrics.merge(found), len(candidates))
     return state
-
-
-def merge_check(found: list[Stats], arrays: Arrays) -> None:
-    """Raise ``ArraysError`` unless ``arrays`` can be added to what was ``found``."""
-    if found:
-        check(arrays, spec_of(found[0]))
 
 
 def _measure(
@@ -199,8 +194,10 @@ def _measure(
             evaluation, arrays = arrival.open(Evaluation)
             methods = _by_method(arrays)
             for method, stats in methods.items():
-                if method in {"paired", "pool"}:
+                if method == "pool":
                     check_finite(stats)
+                elif method == "paired":
+                    check(stats, paired_spec(prepared))
                 else:
                     methods[method] = expand(stats, spec)
                     check(methods[method], spec)

@@ -20,12 +20,12 @@ from collab.collaboration import Collaboration, DistillationTerms, metric_of, na
 from collab.distillation import AUTO, Sharpening, by_entropy, distil, sharpen
 from collab.events import Send
 from collab.models.contract import build, from_arrays, to_arrays
-from collab.paired import beats
+from collab.paired import beats, compare
 from collab.plugins import load
 from collab.rng import derive, generator
 from collab.soft_labels.contract import SoftLabels, check_soft_labels
 from collab.sparse import expand
-from protocol.arrays import Arrays, check, check_spec, digest, spec_of
+from protocol.arrays import Arrays, Spec, check, digest, spec_of
 from protocol.errors import ArraysError, ConsiliumError, MessageError
 from protocol.messages import Assignment, Contribution, Evaluation, EvaluationRequest
 from protocol.records import pack
@@ -220,8 +220,9 @@ class SoftLabelLearner(_Base):
         if set(arrays) != {"probabilities"}:
             raise ArraysError(f"arrays have other names: {sorted(arrays)[:5]}, expected ['probabilities']")
         check_soft_labels(arrays["probabilities"], self._public_rows(), classes)
-        if len(contribution.class_counts) != classes:
-            raise MessageError(f"{len(contribution.class_counts)} class counts, expected {classes}")
+        said = self.prepared.summaries.get(contribution.site)
+        if said is None or contribution.class_counts != said.class_counts:
+            raise MessageError("other class counts than the site said it has")
         self._keep(key, contribution, arrays)
 
     def aggregate(self, keys: Sequence[str]) -> None:
@@ -357,8 +358,8 @@ def merge_evaluations(
             own = expand({k: v for k, v in arrays.items() if not k.startswith("constant/")}, spec)
             check(own, spec)
             versus = {k.removeprefix("constant/"): v for k, v in arrays.items() if k.startswith("constant/")}
-            if paired and versus:
-                check_spec(versus, spec_of(paired[0]))
+            if versus:
+                check(versus, paired_spec(prepared))
         except ConsiliumError as error:
             notes.append(f"{site}: evaluation of {prepared.subtask.name} not used: {error}")
             continue
@@ -369,6 +370,12 @@ def merge_evaluations(
     merged = metrics.merge(found)
     measured = Measurement(metrics.summarise(merged), metrics.num_examples(merged), tuple(sites))
     return measured, metrics.merge(paired), others
+
+
+def paired_spec(prepared: Prepared) -> Spec:
+    """Return what the sums of ``collab.paired.compare`` look like for this subtask."""
+    row_1K = np.ones((1, prepared.subtask.outputs))
+    return spec_of(compare(row_1K, row_1K, np.zeros(1)))
 
 
 def kind_task(prepared: Prepared) -> str:

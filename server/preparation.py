@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from collab.collaboration import Collaboration, ModelChoice, SubtaskTerms, kind_of, metric_of, models_of
-from collab.data.preprocess import ColumnStatistics, Preprocessing, merge
+from collab.data.preprocess import Preprocessing, merge
 from collab.models.contract import build, memory_mib, to_arrays
 from collab.plugins import load
 from collab.rng import derive
@@ -20,8 +19,11 @@ from protocol.errors import ConfigError, ConsiliumError, MessageError, RunError
 from protocol.messages import Capability, DataSummary, DigestSpec, Subtask, SubtaskQuery, Trial
 from protocol.records import pack
 from server.courier import Arrival, Courier, Letter, gather
+from server.data_summaries import open_summaries
 
 _ASK_S = 600.0
+# What a site takes that hardly moves at all; events hold no infinity.
+_ENDLESS_S = 1e12
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def _prepare_one(
     sites = [site for site, c in sorted(capabilities.items()) if name in c.subtasks]
     query = pack(SubtaskQuery(subtask=subtask))
     arrivals = ask(courier, [Letter(s, "query.summary", query, name) for s in sites], notes)
-    summaries, statistics = _summaries(arrivals, subtask, notes)
+    summaries, statistics = open_summaries(arrivals, subtask, notes)
     if not summaries:
         said = "; ".join(notes[-3:]) or "no site has its data"
         raise RunError(f"subtask '{name}': no site can take part: {said}")
@@ -157,41 +159,8 @@ def predicted_seconds(prepared: Prepared, capability: Capability, epochs: float)
         size = 2 * num_bytes(prepared.fresh_arrays(prepared.models[site]))
     else:
         size = 2 * 4 * prepared.subtask.outputs * (0 if prepared.public is None else len(prepared.public))
-    return rows * epochs / capability.examples_per_s + size * 8 / (capability.bandwidth_mbit * 1e6)
-
-
-def _summaries(
-    arrivals: Sequence[Arrival], subtask: Subtask, notes: list[str]
-) -> tuple[dict[str, DataSummary], list[ColumnStatistics]]:
-    """Open the answers; leave out, by name, each one that cannot be merged with the first."""
-    summaries: dict[str, DataSummary] = {}
-    statistics: list[ColumnStatistics] = []
-    for arrival in arrivals:
-        site = arrival.letter.site
-        try:
-            summary, _ = arrival.open(DataSummary)
-            found = _statistics(summary, site, subtask)
-            merge([*statistics[:1], found])
-        except ConsiliumError as error:
-            notes.append(f"{site}: left out of {subtask.name}: {error}")
-            continue
-        summaries[site] = summary
-        statistics.append(found)
-    return summaries, statistics
-
-
-def _statistics(summary: DataSummary, site: str, subtask: Subtask) -> ColumnStatistics:
-    if (summary.site, summary.subtask) != (site, subtask.name):
-        raise MessageError("the summary is of another site or subtask")
-    expected = subtask.outputs if subtask.outputs > 1 else 0
-    if len(summary.class_counts) != expected:
-        raise MessageError(f"{len(summary.class_counts)} class counts, expected {expected}")
-    if summary.train < 1:
-        raise MessageError("no train rows")
-    try:
-        return ColumnStatistics.model_validate_json(summary.statistics)
-    except ValidationError as error:
-        raise MessageError(f"statistics: {error.errors(include_input=False)[0]['msg']}") from None
+    seconds = rows * epochs / capability.examples_per_s + size * 8 / (capability.bandwidth_mbit * 1e6)
+    return min(seconds, _ENDLESS_S)
 
 
 def _memories(terms: SubtaskTerms, subtask: Subtask) -> dict[str, float]:

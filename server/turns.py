@@ -87,7 +87,9 @@ class TurnsGrid(Grid):
     def _take_turns(self) -> None:
         """Collect what has come back, then send each free node its next message."""
         for reply in self._grid.pull_messages(list(self._asked)) if self._asked else ():
-            own, _ = self._asked.pop(reply.metadata.reply_to_message_id)
+            own, _ = self._asked.pop(reply.metadata.reply_to_message_id, ("", 0))
+            if not own:
+                continue  # a second answer to one message
             reply.metadata.__dict__["_reply_to_message_id"] = own
             self._replies[own] = reply
         busy = {node for _, node in self._asked.values()}

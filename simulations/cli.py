@@ -69,7 +69,10 @@ def init(
     if out.exists():
         raise UserError(f"{out}: is there already; choose another name with --out")
     found = inspect(source, target, site, sites)
-    out.write_text(write_toml(found), encoding="utf-8")
+    try:
+        out.write_text(write_toml(found), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
     err = Console(stderr=True)
     for warning in found.warnings:
         err.print(f"warning: {warning}", style="yellow", highlight=False, markup=False, soft_wrap=True)

@@ -92,7 +92,8 @@ def main() -> None:
     totals = [s["totals"] for s in summaries]
     print(
         f"\nbytes {spread(t['bytes'] / 1e6 for t in totals)} MB, "
-        f"simulated {spread(t['simulated_s'] for t in totals)} s, wall {spread(t['wall_s'] for t in totals)} s"
+        f"simulated {spread(t['simulated_s'] for t in totals)} s, "
+        f"wall {spread(t['wall_s'] for t in totals)} s"
     )
 
 

@@ -182,6 +182,9 @@ def test_a_substitute_counts_for_what_it_has() -> None:
     story = Story(terms(quorum=1), joined("big", a=300), joined("small", a=100))
     story.tell(joined("new", 1, a=100), rejected(2, "big"), arrived(3, "small"))
     assert story.tell(arrived(4, "new", attempt=2))[0] == "aggregate a of new small, 50%"
+    story = Story(terms(), joined("small", a=100))
+    story.tell(joined("big", 1, a=900), rejected(2, "small"))
+    assert story.tell(arrived(3, "big", attempt=2))[0] == "aggregate a of big, 100%"
 
 
 def test_a_run_without_sites_ends() -> None:

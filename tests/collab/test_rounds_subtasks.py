@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from collab import plugins
 from collab.allocation.contract import Suggestion
@@ -117,6 +119,21 @@ def test_a_measure_counts_once_and_in_its_round() -> None:
         assert story.tell(stray) == []
     assert story.machine.round == 1
     assert story.tell(evaluated(4, subtask="b"))[0] == "send a to one, attempt 1"
+
+
+def test_a_second_measure_cannot_reach_a_target() -> None:
+    """The first measure of a round is the one that decides."""
+    story = Story(terms({"a": {"target": 0.9}, "b": {}}), joined("one", a=10), joined("two", b=10))
+    story.tell(arrived(1, "one"), arrived(1, "two", "b"))
+    story.tell(evaluated(2, value=0.5), evaluated(2, value=0.95))
+    assert story.tell(evaluated(2, subtask="b"))[0] == "send a to one, attempt 1"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_measure_is_a_number_or_none(value: float) -> None:
+    """What could not be measured is None; NaN and infinity do not become events."""
+    with pytest.raises(ValidationError):
+        evaluated(1, value=value)
 
 
 def test_sites_come_and_go_between_rounds() -> None:

@@ -1,0 +1,65 @@
+"""The device: what was asked for by name is there or refused; ``auto`` takes what there is."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from clients import device
+from protocol.errors import ConfigError
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without CUDA."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose GPU has 8 GiB, as far as torch says."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    properties = SimpleNamespace(total_memory=8 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_cuda_by_name_never_falls_back() -> None:
+    """``cuda`` without CUDA is refused, and the sentence says what to write instead."""
+    with pytest.raises(ConfigError, match=r"'cuda' was asked for.*use 'auto' or 'cpu'"):
+        device.choose("cuda")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_without_a_gpu_auto_is_the_processor() -> None:
+    """``auto`` falls back, and the processor has no GPU memory."""
+    assert device.choose("auto") == device.choose("cpu") == torch.device("cpu")
+    assert device.gpu_memory_mib(device.choose("auto")) == 0.0
+
+
+@pytest.mark.usefixtures("gpu")
+def test_with_a_gpu_auto_takes_it() -> None:
+    """``auto`` and ``cuda`` are the GPU, ``cpu`` stays the processor; memory is told in MiB."""
+    assert device.choose("auto") == device.choose("cuda") == torch.device("cuda")
+    assert device.choose("cpu") == torch.device("cpu")
+    assert device.gpu_memory_mib(torch.device("cuda")) == 8192.0
+
+
+def test_speed_is_measured() -> None:
+    """A processor makes some examples a second, and the probe says how many."""
+    assert device.measure_speed(torch.device("cpu")) > 0
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_gpu_is_waited_for_when_its_speed_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe waits for the GPU at each step: else it would count what has only been queued."""
+    waits: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda where: waits.append(str(where)))
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, where: self)
+    zeros = partial(torch.zeros, device="cpu")
+    monkeypatch.setattr(torch, "zeros", lambda *shape, **_: zeros(*shape))
+    assert device.measure_speed(torch.device("cuda")) > 0
+    assert set(waits) == {"cuda"}
