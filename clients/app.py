@@ -14,7 +14,7 @@ from clients import measure, work
 from clients.site import Site, from_context
 from clients.state import SiteState
 from clients.work import Desk
-from protocol.errors import ConsiliumError
+from protocol.errors import ArraysError, ConsiliumError, MessageError
 from protocol.messages import (
     Assignment,
     EvaluationRequest,
@@ -53,8 +53,12 @@ def _site(context: Context) -> Site:
     return from_context(context.node_config, context.run_config, ROOT)
 
 
-def _desk(context: Context, subtask: Subtask) -> Desk:
-    return Desk(_site(context), SiteState(context.state), subtask)
+def _desk(context: Context, subtask: Subtask, addressee: str | None = None) -> Desk:
+    """Return the desk for ``subtask``; refuse a message that names another site."""
+    site = _site(context)
+    if addressee not in {None, site.name}:
+        raise MessageError("the message is for another site")
+    return Desk(site, SiteState(context.state), subtask)
 
 
 def _reply(message: Message, answer: Frozen, arrays: work.Reply | None = None) -> Message:
@@ -89,7 +93,7 @@ def trial(message: Message, context: Context) -> Message:
 def train_weights(message: Message, context: Context) -> Message:
     """Do an assignment whose exchange is weights."""
     assignment, arrays = unpack(message.content, Assignment)
-    desk = _desk(context, assignment.subtask)
+    desk = _desk(context, assignment.subtask, assignment.site)
     return _reply(message, *work.train_weights(desk, assignment, arrays))
 
 
@@ -98,7 +102,9 @@ def train_weights(message: Message, context: Context) -> Message:
 def train_soft_labels(message: Message, context: Context) -> Message:
     """Do an assignment whose exchange is soft labels."""
     assignment, _ = unpack(message.content, Assignment)
-    return _reply(message, *work.train_soft_labels(_desk(context, assignment.subtask), assignment))
+    return _reply(
+        message, *work.train_soft_labels(_desk(context, assignment.subtask, assignment.site), assignment)
+    )
 
 
 @app.train("finish")
@@ -106,7 +112,9 @@ def train_soft_labels(message: Message, context: Context) -> Message:
 def train_finish(message: Message, context: Context) -> Message:
     """Let the site finish its own model with what is left of its budget."""
     assignment, arrays = unpack(message.content, Assignment)
-    return _reply(message, *work.finish_local(_desk(context, assignment.subtask), assignment, arrays))
+    return _reply(
+        message, *work.finish_local(_desk(context, assignment.subtask, assignment.site), assignment, arrays)
+    )
 
 
 @app.train("alone")
@@ -114,7 +122,7 @@ def train_finish(message: Message, context: Context) -> Message:
 def train_alone(message: Message, context: Context) -> Message:
     """Train the baseline that needs nobody else."""
     assignment, _ = unpack(message.content, Assignment)
-    return _reply(message, *work.train_alone(_desk(context, assignment.subtask), assignment))
+    return _reply(message, *work.train_alone(_desk(context, assignment.subtask, assignment.site), assignment))
 
 
 @app.evaluate("model")
@@ -122,7 +130,7 @@ def train_alone(message: Message, context: Context) -> Message:
 def evaluate_model(message: Message, context: Context) -> Message:
     """Measure the model that came with the request."""
     request, arrays = unpack(message.content, EvaluationRequest)
-    return _reply(message, *measure.evaluate(_desk(context, request.subtask), request, arrays))
+    return _reply(message, *measure.evaluate(_desk(context, request.subtask, request.site), request, arrays))
 
 
 @app.evaluate("digest")
@@ -130,7 +138,9 @@ def evaluate_model(message: Message, context: Context) -> Message:
 def evaluate_digest(message: Message, context: Context) -> Message:
     """Distil the combined soft labels into the site's own model, then measure that."""
     request, arrays = unpack(message.content, EvaluationRequest)
-    desk = _desk(context, request.subtask)
+    desk = _desk(context, request.subtask, request.site)
+    if set(arrays) != {"soft_labels"}:
+        raise ArraysError(f"arrays have other names: {sorted(arrays)[:5]}, expected ['soft_labels']")
     processed = work.digest_soft_labels(desk, request.model, request.round, arrays["soft_labels"])
     return _reply(message, *measure.evaluate_local(desk, request, processed))
 
@@ -148,4 +158,4 @@ def local_model(message: Message, context: Context) -> Message:
 def fusion(message: Message, context: Context) -> Message:
     """Measure the candidates of a fusion and what the site deploys."""
     request, arrays = unpack(message.content, FusionRequest)
-    return _reply(message, *measure.fuse(_desk(context, request.subtask), request, arrays))
+    return _reply(message, *measure.fuse(_desk(context, request.subtask, request.site), request, arrays))

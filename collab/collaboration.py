@@ -12,7 +12,7 @@ from collab.allocation.predicates import compile_rule
 from collab.data.config import DataConfig, PartitionConfig
 from collab.kinds.contract import Kind
 from protocol.errors import ConfigError
-from protocol.messages import DigestSpec, Exchange, Frozen, Label, Name, TrainSpec
+from protocol.messages import FINAL, DigestSpec, Exchange, Frozen, Label, Name, TrainSpec
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=1e12)]
@@ -331,10 +331,6 @@ def _cross_references(c: Collaboration) -> Iterator[str]:
     for name in c.partition:
         if name not in {"default", *c.subtasks}:
             yield plugins.unknown(f"subtask '{name}' in [partition]", name, c.subtasks)
-    for site, profile in c.sites.items():
-        for subtask in profile.subtasks or ():
-            if subtask not in c.subtasks:
-                yield plugins.unknown(f"subtask '{subtask}' in [sites.{site}]", subtask, c.subtasks)
     if c.sites:
         yield from _scenario_references(c)
 
@@ -349,6 +345,12 @@ def _check_predicate(c: Collaboration, subtask: str, text: str) -> None:
 
 
 def _scenario_references(c: Collaboration) -> Iterator[str]:
+    if FINAL in c.sites:
+        yield f"a site cannot be called '{FINAL}': that is the name of the model they make together"
+    for site, profile in c.sites.items():
+        for subtask in profile.subtasks or ():
+            if subtask not in c.subtasks:
+                yield plugins.unknown(f"subtask '{subtask}' in [sites.{site}]", subtask, c.subtasks)
     for name, terms in c.subtasks.items():
         if terms.data not in c.data:
             yield plugins.unknown(f"data '{terms.data}' of subtask '{name}'", str(terms.data), c.data)

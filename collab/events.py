@@ -47,6 +47,7 @@ class Started(_Event):
     """
 
     type: Literal["started"] = "started"
+    run: Name | None = None
     model_mib: dict[Name, Amount] = {}
 
 

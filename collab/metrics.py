@@ -30,6 +30,8 @@ LOWER_IS_BETTER = frozenset({"log_loss", "ece", "rmse", "mae"})
 PROBABILITY_FLOOR = 1e-7
 # Below this share of the raw second moment the targets' variance is rounding error.
 _RELATIVE_VARIANCE_FLOOR = 1e-12
+# Sums beyond this are no measurement, and adding them would overflow.
+_LARGEST_SUM = 1e200
 
 
 def is_better(metric: str, a: float, b: float) -> bool:
@@ -133,6 +135,26 @@ def merge(statistics: Sequence[Arrays]) -> dict[str, NDArray[Any]]:
 def num_examples(statistics: Arrays) -> int:
     """Return how many examples ``statistics`` sum over; 0 for the empty merge."""
     return round(float(statistics["num_examples"][0])) if statistics else 0
+
+
+def check_sums(statistics: Arrays, expected: int) -> None:
+    """Refuse statistics that no rows can have, once their shapes have been checked.
+
+    Raises:
+        ArraysError: other than ``expected`` examples, a negative sum of what cannot be negative, or a
+            log loss beyond what the probability floor allows.
+    """
+    n = num_examples(statistics)
+    if n != expected:
+        raise ArraysError(f"statistics are of {n} examples, the message says {expected}")
+    for name, array in statistics.items():
+        signed = array[1:] if name == "target" else array
+        if (signed < 0).any() or (array > _LARGEST_SUM).any():
+            raise ArraysError(f"statistics '{name}' hold a sum that no rows have")
+    if "confusion" in statistics:
+        worst = -np.log(PROBABILITY_FLOOR)
+        if statistics["confusion"].sum() != n or statistics["log_loss"][0] > 1.001 * n * worst:
+            raise ArraysError("statistics of a classifier do not fit its number of examples")
 
 
 def summarise(statistics: Arrays) -> dict[str, float]:

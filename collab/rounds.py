@@ -11,6 +11,7 @@ when a quorum has answered and ``grace_s`` have passed since, or at ``deadline_s
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -207,7 +208,10 @@ class Rounds:
         self.round += 1
         self.cohorts = {name: Cohort(name, self._now_s) for name in active}
         suggested = plan(self._terms.allocation.policy, self._request(active))
+        sizes = Counter(s.subtask for s in suggested.assignments)
         for s in suggested.assignments:
+            if sizes[s.subtask] < self._terms.subtasks[s.subtask].min_sites:
+                continue  # too few to hide in, and to learn from: the cohort is not sent
             yield self._send(self.cohorts[s.subtask], s.site, 1, s.score, s.reason)
         yield from (Refuse(site=s.site, subtask=s.subtask, reason=why[:500]) for s, why in suggested.refused)
         for name in active:
@@ -243,7 +247,10 @@ class Rounds:
 
     def _substitute(self, cohort: Cohort) -> str | None:
         """Return the idle, able site with the most examples that was not yet asked, if there is one."""
-        busy = {t.send.site for c in self.cohorts.values() for t in c.with_outcome("asked").values()}
+        tasks = [t for c in self.cohorts.values() for t in c.tasks.values()]
+        busy = {t.send.site for t in tasks if t.outcome in {"asked", "silent"}}
+        used = Counter(t.send.site for t in tasks)
+        busy |= {s for s, n in used.items() if n >= self._terms.allocation.max_subtasks_per_site}
         asked = {t.send.site for t in cohort.tasks.values()}
         view = self._subtask_view(cohort.subtask)
         able = [

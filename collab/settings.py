@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -61,9 +62,15 @@ def from_run_config(run_config: Mapping[str, object], root: Path) -> Collaborati
     """Return the collaboration of a Flower run config: TOML text, or the path of a file below ``root``."""
     value = str(run_config.get("collaboration", ""))
     if "\n" in value:
-        return parse(parse_toml(value, "run config"), "run config")
+        return _parsed(value)
     path = root / value
     return parse(parse_toml(read_text(path), str(path)), str(path))
+
+
+@lru_cache(maxsize=8)
+def _parsed(text: str) -> Collaboration:
+    # A pure function: every message of a simulation comes with the same text.
+    return parse(parse_toml(text, "run config"), "run config")
 
 
 def validate(model: type[M], tables: Mapping[str, Any], source: str) -> M:

@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from protocol.errors import RunError
+
 RunDir = Annotated[Path, typer.Argument(help="The folder of a run, e.g. runs/clinic-20260101-120000.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
 
@@ -38,11 +40,14 @@ def replay(run_dir: RunDir, as_json: AsJson = False) -> None:
 
     path = run_dir / COLLABORATION
     collaboration = parse(parse_toml(read_text(path), str(path)), str(path))
-    events, instructions = replay_log(run_dir, collaboration, run_dir.resolve().name)
+    found = replay_log(run_dir, collaboration)
     if as_json:
-        sys.stdout.write(json.dumps({"events": events, "instructions": instructions, "same": True}) + "\n")
+        sys.stdout.write(json.dumps(found._asdict() | {"same": True}) + "\n")
     else:
-        Console().print(f"{events} events gave the same {instructions} instructions again", highlight=False)
+        said = f"{found.events} events gave the same {found.instructions} instructions again"
+        Console().print(said, highlight=False)
+    if not found.ended:
+        raise RunError(f"{run_dir}: the log is cut off after line {found.events}; up to there it agrees")
 
 
 def predict(

@@ -71,9 +71,10 @@ class Conductor:
         self._events: deque[Event] = deque()
         self._wait_until_s = 0.0
         self._finished: Finish | None = None
+        self.ended = ""
 
-    def conduct(self, capabilities: Mapping[str, Capability]) -> str:
-        """Run all rounds and return why the run ended.
+    def conduct(self, capabilities: Mapping[str, Capability]) -> None:
+        """Run all rounds; ``ended`` then says why they ended.
 
         Raises:
             RunError: the state machine aborted.
@@ -81,13 +82,13 @@ class Conductor:
         for site in sorted(capabilities):
             self._events.append(self._joined(capabilities[site]))
         smallest = {n: min(x.prepared.model_mib.values()) for n, x in self.learners.items()}
-        self._events.append(Started(at_s=self.courier.now_s, model_mib=smallest))
+        self._events.append(Started(at_s=self.courier.now_s, run=self.run, model_mib=smallest))
         while self._finished is None:
             while self._events and self._finished is None:
                 self._handle(self._events.popleft())
             if self._finished is None:
                 self._listen()
-        return self._finished.reason
+        self.ended = self._finished.reason
 
     def _handle(self, event: Event) -> None:
         instructions = self.machine.handle(event)
@@ -122,6 +123,7 @@ class Conductor:
             case Finish():
                 self._finished = instruction
             case Abort():
+                self.ended = f"stopped: {instruction.reason}"
                 raise RunError(instruction.reason)
 
     def _refused(self, instruction: Refuse) -> None:

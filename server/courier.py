@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -117,17 +118,29 @@ class Courier(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for answers: ``within_s`` at most, ``grace_s`` once a ``quorum`` has answered."""
+
+    within_s: float
+    quorum: float = 1.0
+    grace_s: float = 0.0
+
+
 def gather(
-    courier: Courier, letters: Sequence[Letter], within_s: float
+    courier: Courier, letters: Sequence[Letter], patience: Patience
 ) -> tuple[list[Arrival], list[Arrival]]:
     """Send ``letters`` and wait for their answers; return them by site, and whatever else came meanwhile."""
     courier.send(letters)
-    until_s = courier.now_s + within_s
+    until_s = courier.now_s + patience.within_s
+    enough = math.ceil(patience.quorum * len(letters) - 1e-9)
     waiting, found, others = set(map(id, letters)), [], []
     while waiting and (arrival := courier.next(until_s)) is not None:
         if id(arrival.letter) in waiting:
             waiting.remove(id(arrival.letter))
             found.append(arrival)
+            if len(found) == enough:
+                until_s = min(until_s, courier.now_s + patience.grace_s)
         else:
             others.append(arrival)
     return sorted(found, key=lambda a: (a.letter.about, a.letter.site)), others

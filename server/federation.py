@@ -19,7 +19,7 @@ from collab.collaboration import Collaboration
 from collab.data.preprocess import Preprocessing
 from collab.scenario import public_set
 from protocol.errors import ConfigError, ConsiliumError, MessageError, RunError
-from protocol.messages import Capability, Frozen
+from protocol.messages import FINAL, Capability, Frozen
 from protocol.records import pack
 from server.conductor import Conductor, Listener
 from server.courier import Courier, SimulatedCourier, WallCourier, open_reply
@@ -27,6 +27,7 @@ from server.finale import Outcome, conclude
 from server.learners import make
 from server.models import write_models
 from server.preparation import Prepared, prepare, with_public
+from server.report import write_report
 from server.runlog import RunLog
 from server.spool import Spool
 from server.summary import FILE_NAME as SUMMARY
@@ -60,10 +61,11 @@ def federate(
     """Run ``collaboration`` over ``grid`` and return its summary, which ``terms.folder`` then holds too.
 
     Raises:
-        RunError: the run could not go on; the folder holds its log up to there.
+        RunError: the run could not go on; the folder holds what was reached until then, and the log.
         UserError: the collaboration or its data cannot be used.
     """
     tell = listener or (lambda _: None)
+    torch.set_num_threads(1)  # the server distils: the same bits whatever the machine's cores
     started, notes = time.monotonic(), list[str]()
     if terms.clock == "simulated" and not collaboration.is_scenario:
         raise ConfigError("clock = 'simulated' needs the sites' profiles, [sites.NAME]; else clock = 'wall'")
@@ -87,14 +89,28 @@ def federate(
     learners = {name: make(collaboration, one, terms.run, spool) for name, one in prepared.items()}
     with closing(spool), RunLog(terms.folder) as log:
         conductor = Conductor(collaboration, terms.run, courier, learners, log, tell, notes)
-        ended = conductor.conduct(capabilities)
+        stopped = _conduct(conductor, capabilities)
     outcomes = _conclude(conductor, terms, tell)
     wall_s = time.monotonic() - started
-    summary = build_summary(conductor, outcomes, engine=terms.engine, wall_s=wall_s, ended=ended)
+    summary = build_summary(conductor, outcomes, engine=terms.engine, wall_s=wall_s, ended=conductor.ended)
     for name, outcome in outcomes.items():
         write_models(terms.folder, prepared[name].subtask, outcome, summary)
     write_json(summary, terms.folder / SUMMARY)
+    if stopped is not None:
+        write_report(summary, terms.folder / "report.html")
+        raise RunError(f"{stopped}; what was reached until then is in {terms.folder}") from stopped
     return summary
+
+
+def _conduct(conductor: Conductor, capabilities: Mapping[str, Capability]) -> RunError | None:
+    """Carry the rounds out; return the error that stopped them, if there is something to save."""
+    try:
+        conductor.conduct(capabilities)
+    except RunError as error:
+        if all(learner.final() is None for learner in conductor.learners.values()):
+            raise
+        return error
+    return None
 
 
 def discover(
@@ -161,6 +177,9 @@ def _join(
         _check_capability(capability, collaboration)
     except ConsiliumError as error:
         notes.append(f"a node did not join: {error}")
+        return
+    if capability.site == FINAL:
+        notes.append(f"a node did not join: a site cannot be called '{FINAL}'")
         return
     if capability.site in capabilities:
         notes.append(f"{capability.site}: a second node of that name was turned away")

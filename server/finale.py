@@ -201,6 +201,7 @@ def _measure(
                 else:
                     methods[method] = expand(stats, spec)
                     check(methods[method], spec)
+                    metrics.check_sums(methods[method], evaluation.num_examples)
             if evaluation.num_examples:
                 result[site] = methods
         except ConsiliumError as error:
@@ -304,6 +305,7 @@ def merge_stats(courier: Courier, letters: list[Letter], prepared: Prepared, not
             if evaluation.num_examples:
                 stats = expand(arrays, spec)
                 check(stats, spec)
+                metrics.check_sums(stats, evaluation.num_examples)
                 found.append(stats)
         except ConsiliumError as error:
             notes.append(f"{arrival.letter.site}: baseline not measured: {error}")

@@ -28,6 +28,8 @@ from protocol.errors import RunError
 RunConfig = Mapping[str, bool | float | int | str]
 
 _TASK_ID = 1
+__all__ = ["Run", "RunConfig", "simulation_runtime", "task_identity"]
+
 _LEAVE_S = 30.0
 
 

@@ -29,7 +29,7 @@ from protocol.arrays import Arrays, Spec, check, digest, spec_of
 from protocol.errors import ArraysError, ConsiliumError, MessageError
 from protocol.messages import Assignment, Contribution, Evaluation, EvaluationRequest
 from protocol.records import pack
-from server.courier import Arrival, Courier, Letter, gather
+from server.courier import Arrival, Courier, Letter, Patience, gather
 from server.preparation import Prepared
 from server.spool import Spool
 
@@ -132,8 +132,10 @@ class _Base:
             class_counts=counts,
         )
 
-    def _deadline_s(self) -> float:
-        return self.collaboration.coordination_of(self.name).deadline_s
+    def _patience(self) -> Patience:
+        """An evaluation closes as a cohort does: one silent site must not cost everybody a deadline."""
+        terms = self.collaboration.coordination_of(self.name)
+        return Patience(terms.deadline_s, terms.quorum, terms.grace_s)
 
     def _ask_model(
         self, courier: Courier, model: str, arrays: Arrays, round_: int, notes: list[str]
@@ -142,7 +144,7 @@ class _Base:
             Letter(s, "evaluate.model", pack(self._request(round_, s, model), arrays), self.name, round_)
             for s in self.prepared.sites
         ]
-        return merge_evaluations(courier, letters, self._deadline_s(), self.prepared, notes)
+        return merge_evaluations(courier, letters, self._patience(), self.prepared, notes)
 
 
 @dataclass
@@ -248,7 +250,7 @@ class SoftLabelLearner(_Base):
             Letter(s, "evaluate.digest", pack(self._request(round_, s, model), arrays), self.name, round_)
             for s, model in sorted(self.prepared.models.items())
         ]
-        found, _, others = merge_evaluations(courier, letters, self._deadline_s(), self.prepared, notes)
+        found, _, others = merge_evaluations(courier, letters, self._patience(), self.prepared, notes)
         terms = self.collaboration.subtasks[self.name].soft_labels
         if terms is not None and round_ % terms.student_every == 0:
             others += self._distil(courier, round_, notes)
@@ -334,7 +336,7 @@ def sharpenings(terms: DistillationTerms) -> tuple[Sharpening, ...]:
 def merge_evaluations(
     courier: Courier,
     letters: Sequence[Letter],
-    within_s: float,
+    patience: Patience,
     prepared: Prepared,
     notes: list[str],
 ) -> tuple[Measurement, dict[str, NDArray[Any]], list[Arrival]]:
@@ -343,7 +345,7 @@ def merge_evaluations(
     Returns the metrics, the merged sums against the constant predictor, and other answers.
     A site whose statistics cannot be used is left out, and ``notes`` says so under its name.
     """
-    arrivals, others = gather(courier, letters, within_s)
+    arrivals, others = gather(courier, letters, patience)
     task = kind_task(prepared)
     spec = metrics.statistics_spec(task, prepared.subtask.outputs)
     found: list[dict[str, NDArray[Any]]] = []
@@ -357,6 +359,7 @@ def merge_evaluations(
                 continue
             own = expand({k: v for k, v in arrays.items() if not k.startswith("constant/")}, spec)
             check(own, spec)
+            metrics.check_sums(own, evaluation.num_examples)
             versus = {k.removeprefix("constant/"): v for k, v in arrays.items() if k.startswith("constant/")}
             if versus:
                 check(versus, paired_spec(prepared))

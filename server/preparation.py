@@ -18,7 +18,7 @@ from protocol.arrays import digest, num_bytes
 from protocol.errors import ConfigError, ConsiliumError, MessageError, RunError
 from protocol.messages import Capability, DataSummary, DigestSpec, Subtask, SubtaskQuery, Trial
 from protocol.records import pack
-from server.courier import Arrival, Courier, Letter, gather
+from server.courier import Arrival, Courier, Letter, Patience, gather
 from server.data_summaries import open_summaries
 
 _ASK_S = 600.0
@@ -61,7 +61,7 @@ class Prepared:
 
 def ask(courier: Courier, letters: Sequence[Letter], notes: list[str]) -> list[Arrival]:
     """Send letters of the preparation and return the answers; note the sites that gave none."""
-    found, _ = gather(courier, letters, _ASK_S)
+    found, _ = gather(courier, letters, Patience(_ASK_S))
     silent = {(x.site, x.about) for x in letters} - {(a.letter.site, a.letter.about) for a in found}
     notes.extend(f"{site}: no answer about {about} in {_ASK_S:.0f} s" for site, about in sorted(silent))
     return found

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from collab.metrics import is_better
 from server.units import counted, metric_name, plain, real
 from server.verdict import Comparison, Outcome, Verdict, error_of_mean, outcome
 
@@ -138,7 +139,7 @@ def all_site_results(summary: Mapping[str, Any]) -> list[SiteResult]:
 def headline(summary: Mapping[str, Any]) -> Headline:
     """Answer "did collaborating pay?" from the outcomes of the subtasks, losses in the same breath."""
     outcomes = {name: subtask_outcome(subtask) for name, subtask in (at(summary, "subtasks") or {}).items()}
-    lines = [*_by_outcome(outcomes), *_losses(summary, outcomes), *_by_site(summary)]
+    lines = [*_by_outcome(outcomes), *_losses(summary, outcomes), *_plain_better(summary), *_by_site(summary)]
     return Headline(_title(list(outcomes.values())), lines)
 
 
@@ -178,6 +179,18 @@ def _losses(summary: Mapping[str, Any], outcomes: Mapping[str, Outcome]) -> Iter
             ours = _method(subtask, COLLABORATION, at(subtask, "collaboration"))
             both = f"global {ours.everywhere.words}, own {ours.own.words}"
             yield f"{wordings[kind]}: {plain(name)} ({metric_name(subtask['metric'])} {both})."
+
+
+def _plain_better(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Name the subtasks on which plain FedAvg with the smallest model has the better global figure."""
+    found = []
+    for name, subtask in (at(summary, "subtasks") or {}).items():
+        plain_value = at(subtask, "baselines", "fedavg_smallest", "global")
+        ours = at(subtask, "collaboration", "global")
+        if plain_value is not None and ours is not None and is_better(subtask["metric"], plain_value, ours):
+            found.append(name)
+    if found:
+        yield f"FedAvg with the smallest model has the better global figure on: {_listed(found)}."
 
 
 def _by_site(summary: Mapping[str, Any]) -> Iterator[str]:

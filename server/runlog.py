@@ -9,12 +9,12 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from pydantic import ValidationError
 
 from collab.collaboration import Collaboration
-from collab.events import EVENT, INSTRUCTION, Event, Instruction
+from collab.events import EVENT, INSTRUCTION, Event, Instruction, Started
 from collab.rounds import Rounds
 from protocol.errors import DataError, RunError
 
@@ -66,12 +66,24 @@ def read(folder: Path) -> Iterator[tuple[Event, tuple[Instruction, ...]]]:
             yield event, instructions
 
 
-def replay(folder: Path, collaboration: Collaboration, run: str) -> tuple[int, int]:
+class Replayed(NamedTuple):
+    """How many events gave how many instructions again, and whether the log reaches the run's end."""
+
+    events: int
+    instructions: int
+    ended: bool
+
+
+def replay(folder: Path, collaboration: Collaboration) -> Replayed:
     """Feed the logged events to a fresh state machine; return how many events and instructions agreed.
 
     Raises:
         RunError: the first event whose instructions differ from the logged ones.
+        DataError: there is no log, no run in it, or a line that is no event.
     """
+    run = next((e.run for e, _ in read(folder) if isinstance(e, Started)), None)
+    if run is None:
+        raise DataError(f"{folder / FILE_NAME}: no run was started in this log")
     machine, events, count = Rounds(collaboration, run), 0, 0
     for number, (event, logged) in enumerate(read(folder), start=1):
         given = machine.handle(event)
@@ -80,7 +92,7 @@ def replay(folder: Path, collaboration: Collaboration, run: str) -> tuple[int, i
                 f"{folder / FILE_NAME}: line {number} ({event.type}): {_difference(given, logged)}"
             )
         events, count = events + 1, count + len(given)
-    return events, count
+    return Replayed(events, count, machine.over)
 
 
 def _difference(given: Sequence[Instruction], logged: Sequence[Instruction]) -> str:

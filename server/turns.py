@@ -14,7 +14,8 @@ from collections.abc import Iterable
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
+
+from server.flwr_adapter import Run
 
 _POLL_S = 0.05
 

@@ -80,7 +80,7 @@ def init(
 
 
 def _free_name(out: Path, name: str) -> str:
-    base = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    base = f"{name[:40]}-{time.strftime('%Y%m%d-%H%M%S')}"
     taken = (base, *(f"{base}-{n}" for n in range(2, 1000)))
     return next(candidate for candidate in taken if not (out / candidate).exists())
 

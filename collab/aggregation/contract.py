@@ -38,13 +38,23 @@ class AggregationRule(Protocol):
 
 
 def parse_options(rule: str, kind: type[Options], options: Mapping[str, Any]) -> Options:
-    """Return ``kind(**options)``, a dataclass of defaults; ``ConfigError`` names an unknown option."""
-    allowed = [f.name for f in fields(kind)]  # type: ignore[arg-type]
-    for name in options:
+    """Return ``kind(**options)``, a dataclass of defaults.
+
+    Raises:
+        ConfigError: an unknown option, or a value that is not of the type of the default.
+    """
+    defaults = {f.name: f.default for f in fields(kind)}  # type: ignore[arg-type]
+    allowed = list(defaults)
+    for name, value in options.items():
         if name not in allowed:
             raise ConfigError(
                 unknown(f"option '{name}' of aggregation '{rule}'", name, allowed or ["no options"])
             )
+        if isinstance(value, bool) != isinstance(defaults[name], bool) or not isinstance(
+            value, bool | int | float
+        ):
+            wanted = "true or false" if isinstance(defaults[name], bool) else "a number"
+            raise ConfigError(f"aggregation '{rule}': {name} is {wanted}, found {value!r:.60}")
     return kind(**options)
 
 

@@ -150,7 +150,7 @@ TEXT = r"""{% import "marks.html" as marks with context %}
 
 <section id="sites">
 <h2>Sites</h2>
-<p class="soft">Effort and result of each site. Own is what the site would deploy, alone is its local model, both on the site's own test rows.</p>
+<p class="soft">Effort and result of each site. Own is what the site would deploy, alone is what it would make without the others, both on the site's own test rows.</p>
 <div class="card scroll"><table class="wide">
 <thead><tr><th rowspan="2">Site</th><th rowspan="2" class="n">Assignments</th><th rowspan="2" class="n">Bytes up</th><th rowspan="2" class="n">Bytes down</th><th rowspan="2" class="n">Simulated</th>{% for s in subtasks %}<th colspan="3" class="group">{{ marks.key(s) }}{{ s.name }} <span class="unit">{{ s.data.metric|metric_name }}</span></th>{% endfor %}</tr>
 <tr>{% for s in subtasks %}<th class="n">own</th><th class="n">alone</th><th></th>{% endfor %}</tr></thead><tbody>

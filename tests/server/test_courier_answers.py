@@ -11,7 +11,7 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from protocol.errors import ProtocolError
 from protocol.messages import Evaluation, Refusal
 from protocol.records import HEAD, pack, wire_bytes
-from server.courier import Arrival, WallCourier, gather, open_reply
+from server.courier import Arrival, Patience, WallCourier, gather, open_reply
 from server.flwr_adapter import task_identity
 from tests.server.grid_cases import ASKED, NODES, SLOW, FakeGrid, answer, courier, drain, evaluation, letter
 
@@ -90,7 +90,7 @@ def test_gathering_returns_the_answers_by_site_and_the_rest() -> None:
     """Answers come sorted by what they are about; what else came meanwhile is handed over, not lost."""
     sent = courier()
     sent.send([letter("east", about="before")])
-    found, others = gather(sent, [letter("west", about="a"), letter("north", about="a")], within_s=100)
+    found, others = gather(sent, [letter("west", about="a"), letter("north", about="a")], Patience(100))
     assert [arrival.letter.site for arrival in found] == ["north", "west"]
     assert [arrival.letter.about for arrival in others] == ["before"]
 
@@ -98,7 +98,7 @@ def test_gathering_returns_the_answers_by_site_and_the_rest() -> None:
 def test_gathering_ends_at_its_time() -> None:
     """Who is too slow is not waited for; its answer comes to whoever asks next."""
     sent = courier(profiles={"west": SLOW.model_copy(update={"latency_s": 500})})
-    found, others = gather(sent, [letter("west"), letter("north")], within_s=100)
+    found, others = gather(sent, [letter("west"), letter("north")], Patience(100))
     assert ([arrival.letter.site for arrival in found], others) == (["north"], [])
     assert sent.now_s == 100
     assert [site for site, _ in drain(sent)] == ["west"]

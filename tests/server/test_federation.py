@@ -64,8 +64,9 @@ def test_the_log_replays_and_the_kept_file_gives_the_same_run(tmp_path: Path) ->
     text = (found.folder / COLLABORATION).read_text(encoding="utf-8")
     kept = parse(parse_toml(text, "kept"), "kept")
     assert kept == scenario(made)
-    events, instructions = replay(found.folder, kept, "r")
+    events, instructions, ended = replay(found.folder, kept)
     lines = [json.loads(line) for line in (found.folder / FILE_NAME).read_text().splitlines()]
+    assert ended
     assert events == len(lines)
     assert instructions == sum(len(line["instructions"]) for line in lines) > events / 2
 

@@ -144,7 +144,8 @@ def test_a_run_with_late_replies_replays(tmp_path: Path) -> None:
     """The log of a run with late contributions gives the same instructions again."""
     found = _slow(tmp_path, latency_s=6)
     lines = (found.folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
-    events, _ = replay(found.folder, scenario(_terms()), "r")
+    events, _, ended = replay(found.folder, scenario(_terms()))
+    assert ended
     assert events == len(lines)
 
 
