@@ -74,7 +74,7 @@ def distil(
 ) -> int:
     """Train ``model`` in place (Adam) to give the teacher's soft labels; return the examples processed."""
     target_NC = torch.as_tensor(np.array(teacher_NC, dtype=np.float32)).to(x.device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=spec.lr)
+    optimizer = torch.optim.Adam(model.parameters(), lr=spec.lr, fused=True)
     model.train()
     for _ in range(spec.epochs):
         for indices in np.array_split(rng.permutation(len(x)), math.ceil(len(x) / spec.batch_size)):

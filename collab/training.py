@@ -135,5 +135,5 @@ def _width(model: nn.Module, x: Tensor) -> int:
 def _optimizer(model: nn.Module, spec: TrainSpec) -> torch.optim.Optimizer:
     parameters = model.parameters()
     if spec.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=spec.lr, weight_decay=spec.weight_decay)
+        return torch.optim.Adam(parameters, lr=spec.lr, weight_decay=spec.weight_decay, fused=True)
     return torch.optim.SGD(parameters, lr=spec.lr, momentum=spec.momentum, weight_decay=spec.weight_decay)

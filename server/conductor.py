@@ -145,7 +145,9 @@ class Conductor:
         task = self.machine.task(key)
         if task is None:  # no contribution: an evaluation that came after its time, or twice
             what = f"{arrival.letter.site}: answer to {arrival.letter.message_type} of {key}"
-            self.notes.append(f"{what} not used, it came too late or twice")
+            note = f"{what} not used, it came too late or twice"
+            if note not in self.notes:  # a slow site may be late every round
+                self.notes.append(note)
             return TimePassed(at_s=arrival.at_s)
         try:
             contribution, arrays = arrival.open(Contribution)

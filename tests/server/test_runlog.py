@@ -155,6 +155,9 @@ def test_a_line_that_is_no_event_is_named(tmp_path: Path, garbage: bytes) -> Non
 def test_a_log_that_was_cut_off_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
     """Fewer lines agree as far as they go, and the result says that the run's end is missing."""
     record(tmp_path)
+    assert replay(tmp_path, terms_of_the_run()).ended
+    path = tmp_path / FILE_NAME
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     assert not replay(tmp_path, terms_of_the_run()).ended
 
 
