@@ -19,11 +19,3 @@ def histogram(counts_C: NDArray[np.floating], terms: EgressTerms) -> tuple[float
     if terms.label_histogram == "rounded":
         return tuple(float(math.ceil(n / _ROUND_TO) * _ROUND_TO) for n in counts_C)
     return tuple(float(n) for n in counts_C)
-
-
-def rounded(count: int) -> int:
-    """Return ``count`` to two significant digits, never 0 for a positive count."""
-    if count < 100:
-        return count
-    scale: int = 10 ** (len(str(count)) - 2)
-    return round(count / scale) * scale

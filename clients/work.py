@@ -94,7 +94,7 @@ class Desk:
 
 
 def capability(site: Site) -> Capability:
-    """Return what the site can do; example counts are rounded, and come with the summaries."""
+    """Return what the site can do; its numbers of examples come with the summaries."""
     return site.capability
 
 

@@ -86,7 +86,7 @@ class Subtask(Frozen):
 
 
 class Capability(Frozen):
-    """What a site says it can do. ``subtasks`` maps a subtask to its rounded number of train examples."""
+    """What a site says it can do. ``subtasks`` maps a subtask to its number of train examples."""
 
     site: Name
     memory_mib: Amount

@@ -110,6 +110,8 @@ class Conductor:
                 self._wait_until_s = instruction.until_s
             case Discard():
                 self.discarded.append(instruction)
+                if instruction.code == "late":
+                    self._forget(instruction.assignment)
                 self.notes.append(f"{instruction.assignment}: not used: {instruction.code}")
             case Aggregate():
                 self._aggregate(instruction)
@@ -125,6 +127,12 @@ class Conductor:
             case Abort():
                 self.ended = f"stopped: {instruction.reason}"
                 raise RunError(instruction.reason)
+
+    def _forget(self, assignment: str) -> None:
+        """Drop what was checked and kept before the state machine found that it came too late."""
+        task = self.machine.task(assignment)
+        if task is not None:
+            self.learners[task.send.subtask].forget(assignment)
 
     def _refused(self, instruction: Refuse) -> None:
         note = f"policy's {instruction.site} for {instruction.subtask} refused: {instruction.reason}"

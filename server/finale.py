@@ -31,7 +31,8 @@ from protocol.messages import (
 )
 from protocol.records import pack
 from server.courier import Courier, Letter
-from server.learners import SoftLabelLearner, WeightsLearner, kind_task, paired_spec
+from server.evaluations import kind_task, paired_spec
+from server.learners import SoftLabelLearner, WeightsLearner
 from server.preparation import Prepared, ask
 
 AnyLearner = WeightsLearner | SoftLabelLearner

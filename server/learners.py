@@ -16,31 +16,22 @@ from numpy.typing import NDArray
 
 from collab import metrics
 from collab.aggregation.accumulate import Accumulator
-from collab.collaboration import Collaboration, DistillationTerms, metric_of, named_kind
+from collab.collaboration import Collaboration, DistillationTerms, metric_of
 from collab.distillation import AUTO, Sharpening, by_entropy, distil, sharpen
 from collab.events import Send
 from collab.models.contract import build, from_arrays, to_arrays
-from collab.paired import beats, compare
+from collab.paired import beats
 from collab.plugins import load
 from collab.rng import derive, generator
 from collab.soft_labels.contract import SoftLabels, check_soft_labels
-from collab.sparse import expand
-from protocol.arrays import Arrays, Spec, check, digest, spec_of
-from protocol.errors import ArraysError, ConsiliumError, MessageError
-from protocol.messages import Assignment, Contribution, Evaluation, EvaluationRequest
+from protocol.arrays import Arrays, check, digest, spec_of
+from protocol.errors import ArraysError, MessageError
+from protocol.messages import Assignment, Contribution, EvaluationRequest
 from protocol.records import pack
-from server.courier import Arrival, Courier, Letter, Patience, gather
+from server.courier import Arrival, Courier, Letter, Patience
+from server.evaluations import Measurement, merge_evaluations
 from server.preparation import Prepared
 from server.spool import Spool
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Metrics on federated validation rows, merged over the sites that answered."""
-
-    metrics: Mapping[str, float]
-    num_examples: int
-    sites: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -120,6 +111,11 @@ class _Base:
             raise ArraysError("digest does not match")
         self.kept[key] = contribution
         self.spool.put(key, arrays)
+
+    def forget(self, key: str) -> None:
+        """Drop a contribution that was kept, if it was."""
+        if self.kept.pop(key, None) is not None:
+            self.spool.drop(key)
 
     def _request(self, round_: int, site: str, model: str) -> EvaluationRequest:
         counts = tuple(self.prepared.class_counts.tolist())
@@ -331,59 +327,6 @@ def sharpenings(terms: DistillationTerms) -> tuple[Sharpening, ...]:
     if terms.sharpen in {"none", "hard"}:
         return ("hard",) if terms.sharpen == "hard" else (1.0,)
     return (float(terms.sharpen),)
-
-
-def merge_evaluations(
-    courier: Courier,
-    letters: Sequence[Letter],
-    patience: Patience,
-    prepared: Prepared,
-    notes: list[str],
-) -> tuple[Measurement, dict[str, NDArray[Any]], list[Arrival]]:
-    """Send evaluation letters and merge what comes back in site order.
-
-    Returns the metrics, the merged sums against the constant predictor, and other answers.
-    A site whose statistics cannot be used is left out, and ``notes`` says so under its name.
-    """
-    arrivals, others = gather(courier, letters, patience)
-    task = kind_task(prepared)
-    spec = metrics.statistics_spec(task, prepared.subtask.outputs)
-    found: list[dict[str, NDArray[Any]]] = []
-    paired: list[dict[str, NDArray[Any]]] = []
-    sites = []
-    for arrival in arrivals:
-        site = arrival.letter.site
-        try:
-            evaluation, arrays = arrival.open(Evaluation)
-            if not evaluation.num_examples:
-                continue
-            own = expand({k: v for k, v in arrays.items() if not k.startswith("constant/")}, spec)
-            check(own, spec)
-            metrics.check_sums(own, evaluation.num_examples)
-            versus = {k.removeprefix("constant/"): v for k, v in arrays.items() if k.startswith("constant/")}
-            if versus:
-                check(versus, paired_spec(prepared))
-        except ConsiliumError as error:
-            notes.append(f"{site}: evaluation of {prepared.subtask.name} not used: {error}")
-            continue
-        found.append(own)
-        sites.append(site)
-        if versus:
-            paired.append(versus)
-    merged = metrics.merge(found)
-    measured = Measurement(metrics.summarise(merged), metrics.num_examples(merged), tuple(sites))
-    return measured, metrics.merge(paired), others
-
-
-def paired_spec(prepared: Prepared) -> Spec:
-    """Return what the sums of ``collab.paired.compare`` look like for this subtask."""
-    row_1K = np.ones((1, prepared.subtask.outputs))
-    return spec_of(compare(row_1K, row_1K, np.zeros(1)))
-
-
-def kind_task(prepared: Prepared) -> str:
-    """Return ``classification`` or ``regression``."""
-    return named_kind(prepared.subtask.kind).task
 
 
 def make(

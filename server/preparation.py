@@ -107,6 +107,8 @@ def _prepare_one(
     models = _choose(courier, terms, prepared, memory, notes)
     sharing = {site: capabilities[site].shares_models for site in models}
     fusion = _fusion_rule(collaboration.fusion_of(name).rule, name, sharing)
+    if not any(summary.validation for summary in summaries.values()):
+        fusion = _without_validation(terms, collaboration.fusion_of(name).rule, name, notes)
     return replace(prepared, models=models, fusion=fusion)
 
 
@@ -125,6 +127,24 @@ def _fusion_rule(named: str | None, subtask: str, sharing: Mapping[str, bool]) -
             f"{', '.join(keeping)}; use rule = 'own_pool', or let the sites allow [egress] models"
         )
     return named
+
+
+def _without_validation(terms: SubtaskTerms, named: str | None, subtask: str, notes: list[str]) -> str:
+    """Return the fusion rule where no site has a validation row; refuse what needs one.
+
+    Raises:
+        ConfigError: a target, soft labels or a fitted fusion: each would be decided by nothing.
+    """
+    needy = {
+        "a target": terms.target is not None,
+        "exchange = 'soft_labels'": terms.exchange == "soft_labels",
+        f"fusion '{named}'": named is not None and "shared_models" in load("fusion", named).NEEDS,
+    }
+    for what, is_wanted in needy.items():
+        if is_wanted:
+            raise ConfigError(f"subtask '{subtask}': {what} needs validation rows: set split.validation > 0")
+    notes.append(f"{subtask}: no validation rows, so nothing is fused or stopped by them; fusion own_pool")
+    return named or "own_pool"
 
 
 def describe(collaboration: Collaboration, name: str) -> Subtask:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clients.egress import histogram, rounded
+from clients.egress import histogram
 from collab.collaboration import EgressTerms
 
 COUNTS = st.lists(st.integers(0, 10**6), min_size=1, max_size=12).map(lambda n: np.array(n, dtype=float))
@@ -34,13 +34,3 @@ def test_rounded_counts_are_the_next_ten(counts_C: np.ndarray) -> None:
     assert (rounded_C % 10 == 0).all()
     assert ((rounded_C - counts_C >= 0) & (rounded_C - counts_C < 10)).all()
     assert ((rounded_C == 0) == (counts_C == 0)).all()
-
-
-@given(st.integers(0, 10**12))
-@settings(deadline=None)
-def test_a_number_of_rows_keeps_two_digits(count: int) -> None:
-    """A count below 100 stays; a larger one keeps two digits and moves by at most 5 %."""
-    told = rounded(count)
-    assert told == count if count < 100 else abs(told - count) <= 0.05 * count
-    assert len(str(told).rstrip("0")) <= 2
-    assert (told == 0) == (count == 0)
