@@ -138,13 +138,18 @@ def _without_validation(terms: SubtaskTerms, named: str | None, subtask: str, no
     needy = {
         "a target": terms.target is not None,
         "exchange = 'soft_labels'": terms.exchange == "soft_labels",
-        f"fusion '{named}'": named is not None and "shared_models" in load("fusion", named).NEEDS,
+        f"fusion '{named}'": named is not None and _is_fitted(named),
     }
     for what, is_wanted in needy.items():
         if is_wanted:
             raise ConfigError(f"subtask '{subtask}': {what} needs validation rows: set split.validation > 0")
     notes.append(f"{subtask}: no validation rows, so nothing is fused or stopped by them; fusion own_pool")
     return named or "own_pool"
+
+
+def _is_fitted(rule: str) -> bool:
+    """Return whether a fusion rule asks the sites for anything; a plain mean does not."""
+    return bool(load("fusion", rule).statistics(np.ones((1, 1, 1)), np.ones((1, 1))))
 
 
 def describe(collaboration: Collaboration, name: str) -> Subtask:

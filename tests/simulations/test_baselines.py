@@ -143,14 +143,15 @@ def test_one_site_among_itself_trains_as_alone(tmp_path: Path) -> None:
 
 def test_identical_sites_get_identical_weights(tmp_path: Path) -> None:
     """Sites with the same rows and one batch a round have one model; the fusion cannot tell them apart."""
-    lines = "\n".join(f"{i % 30},{(i % 30) ** 2 % 11},{('no', 'yes')[i % 30 % 2]}" for i in range(30))
+    sides = ("train", "train", "validation")
+    lines = "\n".join(f"{i},{i**2 % 11},{('no', 'yes')[i % 2]},{sides[i // 2 % 3]}" for i in range(30))
     files = {}
     for name in NAMES:
-        (tmp_path / f"{name}.csv").write_text(f"a,b,y\n{lines}\n", encoding="utf-8")
+        (tmp_path / f"{name}.csv").write_text(f"a,b,y,side\n{lines}\n", encoding="utf-8")
         files[name] = str(tmp_path / f"{name}.csv")
     whole = {**WEIGHTS, "train": {"lr": 0.1, "batch_size": 1000}}
     made = tables({"rows": whole}, rounds=2)
-    split = {"test": 0.0, "validation": 0.0}
+    split = {"column": "side"}
     made["data"] = {"rows": {"format": "csv", "files": files, "target": "y", "split": split}}
     made["partition"] = {"default": {"kind": "files"}}
     found = run(made, tmp_path)
