@@ -178,7 +178,8 @@ def finish_local(desk: Desk, assignment: Assignment, arrays: Arrays) -> tuple[Co
 
     It starts from the final model that came with the request (weights), or from the site's own
     (soft labels). ``assignment.round`` is the number of rounds in which the site did something
-    else, so all in all it trains no longer than a site that trains alone. Nothing but counts leaves.
+    else, so on its private rows it trains no longer than a site that trains alone; what it digested
+    comes on top. Nothing but counts leaves.
     """
     raw = desk.raw()
     rows, validation = desk.rows(raw.train), desk.rows(raw.validation)
