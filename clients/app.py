@@ -10,7 +10,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from clients import ballots, measure, prototypes, soft_labels, weights, work
+from clients import ballots, measure, prototypes, soft_labels, weights, whole, work
 from clients.site import Site, from_context
 from clients.state import SiteState
 from clients.work import Desk
@@ -23,6 +23,7 @@ from protocol.messages import (
     Refusal,
     Subtask,
     SubtaskQuery,
+    WholeRequest,
 )
 from protocol.records import pack, unpack
 
@@ -183,3 +184,14 @@ def fusion(message: Message, context: Context) -> Message:
     """Measure the candidates of a fusion and what the site deploys."""
     request, arrays = unpack(message.content, FusionRequest)
     return _reply(message, *measure.fuse(_desk(context, request.subtask, request.site), request, arrays))
+
+
+@app.evaluate("whole")
+@_guarded
+def evaluate_whole(message: Message, context: Context) -> Message:
+    """Measure what the parts of a whole answer together."""
+    request, arrays = unpack(message.content, WholeRequest)
+    site = _site(context)
+    if request.site != site.name:
+        raise MessageError("the message is for another site")
+    return _reply(message, *whole.evaluate_whole(site, SiteState(context.state), request, arrays))

@@ -19,6 +19,7 @@ from collab.data.examples import Examples
 from collab.data.formats import load_public
 from collab.data.splits import split
 from collab.data.targets import class_mask
+from collab.decomposition.view import rows_of
 from collab.plugins import unknown
 from collab.scenario import public_set, scenario_data, site_file
 from protocol.errors import ConfigError, DataError
@@ -72,6 +73,7 @@ class ScenarioCustody:
         name = str(self.collaboration.subtasks[subtask.name].data)
         seed = self.collaboration.seed
         rows = _split(data.by_site[self.site], self.collaboration.data[name], seed, name, self.site)
+        rows = _viewed(rows, subtask)
         if self.collaboration.sites[self.site].attack != "label_flip":
             return rows
         return replace(
@@ -85,8 +87,9 @@ class ScenarioCustody:
     def speaks(self, subtask: Subtask) -> NDArray[np.bool_]:
         """Return the mask that the data block and the site's profile make together."""
         data = self.collaboration.data[str(self.collaboration.subtasks[subtask.name].data)]
+        silent = _of_labels(data.abstain, subtask)
         own = self.collaboration.sites[self.site].abstain.get(subtask.name, ())
-        return class_mask(_labels(subtask), (*data.abstain, *own))
+        return class_mask(_labels(subtask), (*silent, *own))
 
 
 @dataclass(frozen=True)
@@ -98,19 +101,21 @@ class DeploymentCustody:
     site: str
 
     def rows(self, subtask: Subtask) -> SiteRows:
-        """Return all rows of the site's own file, split."""
-        config = self._config(subtask.name)
-        examples = site_file(config, subtask.kind, subtask.labels, self.base)
-        return _split(examples, config, subtask.seed, subtask.data, self.site)
+        """Return all rows of the site's own file, split; of a part, its view of the whole's file."""
+        config = self._config(_block(subtask))
+        labels = subtask.labels if subtask.part is None else subtask.part.labels
+        examples = site_file(config, subtask.kind, labels, self.base)
+        return _viewed(_split(examples, config, subtask.seed, subtask.data, self.site), subtask)
 
     def public(self, subtask: Subtask) -> Examples:
         """Return the public set, from the block ``[data.SUBTASK-public]`` of ``site.toml``."""
-        config = self._config(f"{subtask.name}-public")
+        config = self._config(f"{_block(subtask)}-public")
         return load_public(config, named_kind(subtask.kind).inputs, self.base)
 
     def speaks(self, subtask: Subtask) -> NDArray[np.bool_]:
         """Return the mask that the site's own data block makes."""
-        return class_mask(_labels(subtask), self._config(subtask.name).abstain)
+        silent = self._config(_block(subtask)).abstain
+        return class_mask(_labels(subtask), _of_labels(silent, subtask))
 
     def _config(self, name: str) -> DataConfig:
         if name not in self.data:
@@ -125,6 +130,27 @@ def _split(examples: Examples, config: DataConfig, seed: int, data_name: str, si
         validation=examples.take(parts.validation),
         test=examples.take(parts.test),
     )
+
+
+def _viewed(rows: SiteRows, subtask: Subtask) -> SiteRows:
+    """Return of each split the rows that the subtask takes, where it is part of a whole."""
+    part = subtask.part
+    if part is None:
+        return rows
+    return SiteRows(rows_of(rows.train, part), rows_of(rows.validation, part), rows_of(rows.test, part))
+
+
+def _block(subtask: Subtask) -> str:
+    """Return the name of the site's data block: a part's is its whole's."""
+    return subtask.name if subtask.part is None else subtask.part.whole
+
+
+def _of_labels(classes: tuple[str, ...], subtask: Subtask) -> tuple[str, ...]:
+    """Return the classes that the subtask has; a part need not have all of its whole's."""
+    if subtask.part is None:
+        return classes
+    known = set(subtask.labels) if isinstance(subtask.labels, tuple) else set()
+    return tuple(label for label in classes if label in known)
 
 
 def _labels(subtask: Subtask) -> tuple[str, ...] | int:

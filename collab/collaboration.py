@@ -11,6 +11,7 @@ from collab.aggregation import contract as aggregation
 from collab.allocation.feasibility import options_of
 from collab.allocation.predicates import compile_rule
 from collab.data.config import DataConfig, PartitionConfig
+from collab.decomposition.terms import DecompositionTerms, name_of
 from collab.fusion.contract import check_task
 from collab.kinds.contract import Kind
 from collab.personal import check_ditto
@@ -29,7 +30,7 @@ from collab.terms import (
     wire_of,
 )
 from protocol.errors import ConfigError
-from protocol.messages import FINAL, Frozen, Name
+from protocol.messages import FINAL, Frozen, Name, PartOf
 
 
 class Collaboration(Frozen):
@@ -43,6 +44,7 @@ class Collaboration(Frozen):
     allocation: AllocationTerms = AllocationTerms()
     fusion: FusionTerms = FusionTerms()
     coordination: Coordination = Coordination()
+    decomposition: dict[Name, DecompositionTerms] = {}
     data: dict[Name, DataConfig] = {}
     partition: dict[Name, PartitionConfig] = {}
     sites: dict[Name, SiteProfile] = {}
@@ -75,11 +77,23 @@ class Collaboration(Frozen):
 
     def partition_of(self, subtask: str) -> PartitionConfig:
         """Return how the data of ``subtask`` is dealt out to the sites."""
-        return self.partition.get(subtask) or self.partition.get("default") or PartitionConfig(kind="iid")
+        whole = self.subtasks[subtask].part_of or subtask
+        return self.partition.get(whole) or self.partition.get("default") or PartitionConfig(kind="iid")
 
     def sites_of(self, subtask: str) -> tuple[str, ...]:
         """Return the scenario's sites that have data of ``subtask``, in order of name."""
         return tuple(sorted(n for n, p in self.sites.items() if p.subtasks is None or subtask in p.subtasks))
+
+    def parts_of(self, whole: str) -> dict[str, str]:
+        """Return the subtask of each part of a decomposition by the part's short name."""
+        return {part: name_of(whole, part) for part in self.decomposition[whole].parts}
+
+    def view_of(self, subtask: str) -> PartOf | None:
+        """Return which rows of its whole ``subtask`` takes; None if it is no part of one."""
+        whole = self.subtasks[subtask].part_of
+        if whole is None:
+            return None
+        return self.decomposition[whole].view(whole, subtask.removeprefix(name_of(whole, "")))
 
 
 def named_kind(name: str) -> Kind:
@@ -257,14 +271,45 @@ def _cross_references(c: Collaboration) -> Iterator[str]:
             _check_predicate(c, subtask, text)
     except ConfigError as error:
         yield str(error)
+    yield from _decompositions(c)
     for name in c.partition:
-        if name not in {"default", *c.subtasks}:
+        if name not in {"default", *c.subtasks, *c.decomposition}:
             yield plugins.unknown(f"subtask '{name}' in [partition]", name, c.subtasks)
     if c.sites:
         yield from _scenario_references(c)
     for name, terms in c.subtasks.items():
         if not c.sites and c.fleet is None and terms.root is not None and terms.root.data not in c.data:
             yield f"root of subtask '{name}': give root = {{ data = NAME }} and its table [data.NAME]"
+
+
+def _decompositions(c: Collaboration) -> Iterator[str]:
+    """Yield what is wrong where a whole and its parts do not belong together."""
+    for whole, terms in c.decomposition.items():
+        if terms.subtask is None:
+            yield f"decomposition '{whole}' is not written out: read the file with collab.settings.parse"
+            return
+        lost = [name for name in c.parts_of(whole).values() if name not in c.subtasks]
+        if lost:
+            yield plugins.unknown(f"part '{lost[0]}' of decomposition '{whole}'", lost[0], c.subtasks)
+        holdouts = {_holdouts(c.subtasks[name]) for name in c.parts_of(whole).values() if name not in lost}
+        if len(holdouts) > 1:
+            yield f"parts of '{whole}' are views of the same rows: hold out as many of them for each"
+    for name, part in c.subtasks.items():
+        if part.part_of is None:
+            continue
+        if part.part_of not in c.decomposition:
+            yield plugins.unknown(
+                f"whole '{part.part_of}' of subtask '{name}'", part.part_of, c.decomposition
+            )
+        elif name not in c.parts_of(part.part_of).values():
+            yield f"subtask '{name}' is no part of '{part.part_of}': leave out part_of"
+        elif kind_of(part).output != "classes":
+            yield f"subtask '{name}': only a classification is taken apart by its labels, not '{part.kind}'"
+
+
+def _holdouts(terms: SubtaskTerms) -> tuple[int | None, int | None]:
+    public = terms.soft_labels.public.holdout if terms.soft_labels else None
+    return public, terms.root.holdout if terms.root else None
 
 
 def _check_predicate(c: Collaboration, subtask: str, text: str) -> None:

@@ -11,6 +11,7 @@ from collab.data.config import DataConfig, Inputs, Labels, Output, PartitionConf
 from collab.data.dataset import ScenarioData, build_scenario_examples, load_root, load_site
 from collab.data.examples import Examples
 from collab.data.formats import load_public
+from collab.decomposition.view import rows_of
 from protocol.errors import ConfigError, DataError
 
 
@@ -33,18 +34,21 @@ class _Deal:
 def scenario_data(collaboration: Collaboration, subtask: str) -> ScenarioData:
     """Return the data of a scenario's subtask, dealt out to its sites; the last few stay in memory.
 
+    Of a part of a decomposition: the data of the whole, under the whole's labels (``decomposition.view``).
+
     Raises:
         DataError, ConfigError: see ``build_scenario_examples``.
     """
     terms = collaboration.subtasks[subtask]
     kind = kind_of(terms)
     public = terms.soft_labels.public.holdout if terms.soft_labels else None
+    whole = terms.part_of
     return _dealt(
         _Deal(
             config=collaboration.data[str(terms.data)],
             partition=collaboration.partition_of(subtask),
-            sites=collaboration.sites_of(subtask),
-            labels=terms.labels,
+            sites=_sites(collaboration, subtask),
+            labels=terms.labels if whole is None else collaboration.decomposition[whole].labels,
             output=kind.output,
             inputs=kind.inputs,
             seed=collaboration.seed,
@@ -53,6 +57,13 @@ def scenario_data(collaboration: Collaboration, subtask: str) -> ScenarioData:
             root=(terms.root.holdout if terms.root else None) or 0,
         )
     )
+
+
+def _sites(collaboration: Collaboration, subtask: str) -> tuple[str, ...]:
+    """Return the sites that rows of the subtask, or of its whole, are dealt out to."""
+    whole = collaboration.subtasks[subtask].part_of
+    names = [subtask] if whole is None else list(collaboration.parts_of(whole).values())
+    return tuple(sorted({site for name in names for site in collaboration.sites_of(name)}))
 
 
 def public_set(collaboration: Collaboration, subtask: str) -> Examples:
@@ -89,10 +100,11 @@ def root_set(collaboration: Collaboration, subtask: str) -> Examples:
     root = scenario_data(collaboration, subtask).root
     if root is None:
         raise DataError(f"subtask '{subtask}' has an empty root set")
-    return root
+    part = collaboration.view_of(subtask)
+    return root if part is None else rows_of(root, part)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _dealt(deal: _Deal) -> ScenarioData:
     # A pure function of its arguments and the files: the cache only saves reading and dealing out again.
     return build_scenario_examples(

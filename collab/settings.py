@@ -13,6 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from collab import plugins
 from collab.collaboration import Collaboration
+from collab.decomposition import expand as decomposing
+from collab.decomposition.terms import DecompositionTerms
 from collab.rng import generator
 from collab.terms import SiteProfile
 from protocol.errors import ConfigError
@@ -49,14 +51,39 @@ def parse_toml(text: str, source: str) -> dict[str, Any]:
         raise ConfigError(f"{source}: not valid TOML: nested too deeply") from None
 
 
-def parse(tables: Mapping[str, Any], source: str) -> Collaboration:
-    """Return the collaboration in ``tables``, a fleet written out as its sites.
+def parse(tables: Mapping[str, Any], source: str, base: Path | None = None) -> Collaboration:
+    """Return the collaboration in ``tables``, decompositions and a fleet written out.
+
+    Args:
+        tables: the file's.
+        source: what to call it in messages.
+        base: the folder that the path of a decomposition's map starts from.
 
     Raises:
         ConfigError: one line with file, key, what is wrong and what is allowed.
+        DataError: the file of a decomposition's map is nowhere.
     """
+    if decomposing.is_whole(tables):
+        tables = _decomposed(tables, source, base)
     collaboration = validate(Collaboration, tables, source)
     return expand_fleet(collaboration) if collaboration.fleet else collaboration
+
+
+def _decomposed(tables: Mapping[str, Any], source: str, base: Path | None) -> Mapping[str, Any]:
+    """Return ``tables`` with every decomposition written out that is not yet."""
+    for name, table in tables["decomposition"].items():
+        where = f"{source}: decomposition.{name}"
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"{where}: is no table")
+        if "subtask" in table:
+            continue
+        try:
+            read = decomposing.read_groups(table, base)
+            terms = validate(DecompositionTerms, read, "")
+            tables = decomposing.expand(tables, name, terms)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {str(error).removeprefix(': ')}") from None
+    return tables
 
 
 def from_run_config(run_config: Mapping[str, object], root: Path) -> Collaboration:
@@ -65,7 +92,7 @@ def from_run_config(run_config: Mapping[str, object], root: Path) -> Collaborati
     if "\n" in value:
         return _parsed(value)
     path = root / value
-    return parse(parse_toml(read_text(path), str(path)), str(path))
+    return parse(parse_toml(read_text(path), str(path)), str(path), path.parent)
 
 
 @lru_cache(maxsize=8)

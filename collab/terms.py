@@ -188,6 +188,7 @@ class SubtaskTerms(Frozen):
         from_round, until_round: the rounds in which it is worked on; left out, all.
         teacher: an imported model that joins as a teacher or as the start.
         root: labelled rows at the server, for rules that need them.
+        part_of: the whole of which this is a part; written by ``[decomposition.NAME]``.
     """
 
     kind: Name
@@ -217,6 +218,7 @@ class SubtaskTerms(Frozen):
     until_round: int | None = Field(None, ge=1, le=100_000)
     fusion: FusionTerms | None = None
     coordination: Coordination | None = None
+    part_of: Name | None = None
 
     @model_validator(mode="before")
     @classmethod

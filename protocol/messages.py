@@ -128,6 +128,23 @@ class PrototypeSpec(Frozen):
     strength: float = Field(1.0, ge=0, le=1e4)
 
 
+class PartOf(Frozen):
+    """Which rows of a whole classification a part of it takes, and as which of its own classes.
+
+    ``classes`` has one entry for each of the whole's ``labels``: the part's class, None where it takes none.
+    """
+
+    whole: Name
+    labels: Annotated[tuple[Label, ...], Field(max_length=100_000)]
+    classes: Annotated[tuple[Annotated[int, Field(ge=0, lt=100_000)] | None, ...], Field(max_length=100_000)]
+
+    @model_validator(mode="after")
+    def _one_class_a_label(self) -> PartOf:
+        if len(self.labels) != len(self.classes):
+            raise ValueError("classes must have one entry for each of labels")
+        return self
+
+
 class Subtask(Frozen):
     """What a site must know of a subtask to work on it.
 
@@ -135,7 +152,8 @@ class Subtask(Frozen):
     ``outputs`` is the number of classes, or 1 for a regression. ``preprocessing`` is the JSON
     of the federated preprocessing, once its statistics have been merged. ``asks`` is what a
     contribution has to say beside its arrays; ``selective`` the share of its own rows that a site
-    may find unlike itself before it abstains from such rows of the public set.
+    may find unlike itself before it abstains from such rows of the public set. ``part`` says, where the
+    subtask is part of a whole, which of the whole's rows are its own.
     """
 
     name: Name
@@ -153,6 +171,7 @@ class Subtask(Frozen):
     selective: float | None = Field(None, ge=0, lt=1)
     personal: Personal | None = None
     prototypes: PrototypeSpec | None = None
+    part: PartOf | None = None
     public_digest: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     preprocessing: Json | None = None
 
@@ -309,6 +328,32 @@ class FusionRequest(Frozen):
         if len({c.name for c in self.candidates}) != len(self.candidates):
             raise ValueError("two candidates have one name")
         return self
+
+
+class WholePart(Frozen):
+    """One part of a whole: its short name, and its final model, whose arrays travel under its index."""
+
+    name: Name
+    subtask: Subtask
+    model: Name
+    temperature: Temperature = 1.0
+
+
+class WholeRequest(Frozen):
+    """Measure on the site's test rows of a whole what the final models of its parts answer together.
+
+    ``groups`` are the labels of each group, ``outside`` the label of rows of no group.
+    """
+
+    run: Name
+    whole: Name
+    site: Name
+    groups: Annotated[
+        dict[Name, Annotated[tuple[Label, ...], Field(max_length=10_000)]], Field(max_length=1_000)
+    ]
+    outside: Label | None = None
+    fusion: Literal["soft_gate", "hard_gate", "closed_set", "open_set"]
+    parts: Annotated[tuple[WholePart, ...], Field(min_length=1, max_length=1_001)]
 
 
 class BallotPaper(Frozen):

@@ -36,6 +36,8 @@ def result_table(summary: Mapping[str, Any]) -> RenderableType:
     answer = headline(summary)
     parts: list[RenderableType] = [Text(f"Did collaborating pay? {answer.title}", style="bold")]
     parts += [Text(line) for line in answer.lines]
+    if wholes := at(summary, "decompositions"):
+        parts += [Text(), _wholes_table(wholes)]
     parts += [Text(), _methods_table(summary), Text(), _sites_table(summary), _totals(summary)]
     parts += [Text(f"note: {plain(note)}") for note in at(summary, "notes") or []]
     return Group(*parts)
@@ -111,6 +113,18 @@ def _site_row(row: SiteResult) -> list[Text]:
     result = Text(words, style=_STYLES.get(verdict, ""))
     figures = (number(row.own.value), number(row.own.alone))
     return [Text(plain(row.subtask)), *map(Text, figures), result, Text(number(row.fusion_weight))]
+
+
+def _wholes_table(wholes: Mapping[str, Any]) -> Table:
+    table = _table("Wholes: what the parts' final models answer together")
+    for heading in ("whole, metric", "fusion", "global", "own", "naive", "refused outside"):
+        left = heading in ("whole, metric", "fusion")
+        table.add_column(heading, justify="left" if left else "right", overflow="fold")
+    for name, whole in wholes.items():
+        label = f"{plain(name)}, {metric_name(whole['metric'])}"
+        figures = [number(at(whole, key)) for key in ("global", "own", "closed_set", "recall_outside")]
+        table.add_row(Text(label), plain(whole["fusion"]).replace("_", " "), *figures)
+    return table
 
 
 def _totals(summary: Mapping[str, Any]) -> Text:

@@ -57,7 +57,9 @@ def _checked(summary: DataSummary, site: str, subtask: Subtask) -> ColumnStatist
 
 
 def _check_moments(found: ColumnStatistics, rows: int) -> None:
-    """Refuse what no rows can have: cells beyond the rows, or numbers whose squares overflow."""
+    """Refuse what no rows can have: cells or texts beyond the rows, or numbers whose squares overflow."""
+    if found.texts is not None and found.texts.texts > rows:
+        raise MessageError("statistics count more texts than there are train rows")
     pixels = math.prod(found.image_shape[1:]) if found.image_shape else 1
     for moments in (found.numeric, found.channels):
         if any(count > rows * pixels for count in moments.count):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -91,8 +91,17 @@ def opened(reply: Message, collaboration: Collaboration, taken: Container[str]) 
         raise MessageError(f"a site cannot be called '{FINAL}'")
     if site in taken:
         raise MessageError(f"{site}: a second node of that name was turned away")
-    known = {name: n for name, n in capability.subtasks.items() if name in collaboration.subtasks}
+    offered = _with_parts(capability.subtasks, collaboration)
+    known = {name: n for name, n in offered.items() if name in collaboration.subtasks}
     return capability.model_copy(update={"subtasks": known})
+
+
+def _with_parts(offered: Mapping[str, int], collaboration: Collaboration) -> dict[str, int]:
+    """Return what a site offers, data of a whole being data of all its parts."""
+    wholes = [name for name in offered if name in collaboration.decomposition]
+    return dict(offered) | {
+        part: offered[whole] for whole in wholes for part in collaboration.parts_of(whole).values()
+    }
 
 
 def joins_later(collaboration: Collaboration, site: str) -> bool:

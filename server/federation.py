@@ -36,6 +36,7 @@ from server.spool import Spool
 from server.summary import FILE_NAME as SUMMARY
 from server.summary import build_summary, write_json
 from server.turns import TurnsGrid
+from server.whole import as_json, measure_wholes
 
 Clock = Literal["simulated", "wall"]
 COLLABORATION = "collaboration.toml"
@@ -95,8 +96,11 @@ def federate(
         )
         stopped = _conduct(conductor, capabilities)
     outcomes = _conclude(conductor, terms, tell)
+    wholes = measure_wholes(courier, collaboration, learners, terms.run, notes)
     wall_s = time.monotonic() - started
     summary = build_summary(conductor, outcomes, engine=terms.engine, wall_s=wall_s, ended=conductor.ended)
+    per_part = {name: entry["collaboration"]["global"] for name, entry in summary["subtasks"].items()}
+    summary["decompositions"] = as_json(wholes, per_part)
     for name, outcome in outcomes.items():
         write_models(terms.folder, learners[name].prepared.subtask, outcome, summary)
     write_json(summary, terms.folder / SUMMARY)
@@ -147,7 +151,12 @@ def with_sets(collaboration: Collaboration, prepared: Prepared) -> Prepared:
 
 
 def _raw(rows: Examples) -> NDArray[np.float32] | None:
-    """Return images, or the numbers of a table without categories, as an imported teacher may want them."""
+    """Return images, or the numbers of a table without categories, as an imported teacher may want them.
+
+    None for texts: only their hashed counts are kept, which no model from elsewhere can read.
+    """
+    if rows.grams is not None:
+        return None
     if rows.image_NCHW is not None:
         return rows.image_NCHW
     return None if rows.categorical_names else rows.numeric_NP.astype(np.float32)

@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from collab.calibration import apply_temperature
-from collab.collaboration import named_kind
+from collab.collaboration import Collaboration, named_kind
 from collab.data.config import DataConfig
 from collab.data.formats import load_inputs
 from collab.data.preprocess import Preprocessing
+from collab.decomposition.whole import fuse
 from collab.fusion.pool import apply_pool, pool_from_arrays
 from collab.kinds.contract import Kind
 from collab.models.contract import build, from_arrays, to_arrays
@@ -61,9 +62,16 @@ class Predictions:
 def predict(folder: Path, subtask: str, source: Path, site: str | None = None) -> Predictions:
     """Predict the rows of ``source`` with the models that a run left in ``folder``.
 
+    ``subtask`` may be a whole that was taken apart: then its parts' final models answer together.
+
     Raises:
         DataError: the run has no such model, the site's own is not here, or the rows lack a column.
     """
+    # A whole has no models of its own: only where there are none is it looked for.
+    if not (folder / "models" / subtask).is_dir() and (folder / COLLABORATION).is_file():
+        collaboration = _collaboration(folder)
+        if subtask in collaboration.decomposition:
+            return _whole(folder, collaboration, subtask, source, site)
     manifest = read_manifest(folder, subtask)
     preprocessing = Preprocessing.model_validate_json(str(manifest.subtask.preprocessing))
     rows = load_inputs(source, _data_config(folder, subtask), preprocessing)
@@ -80,6 +88,25 @@ def predict(folder: Path, subtask: str, source: Path, site: str | None = None) -
         return Predictions(outputs_NK, None)
     names = labels if isinstance(labels, tuple) else tuple(map(str, range(manifest.subtask.outputs)))
     return Predictions(outputs_NK, names)
+
+
+def _whole(
+    folder: Path, collaboration: Collaboration, name: str, source: Path, site: str | None
+) -> Predictions:
+    """Return the fused answer of a decomposition, made as it was measured: of the parts' final models."""
+    if site is not None:
+        raise DataError(f"'{name}' is answered by its parts' final models, the same at all sites: no --site")
+    terms, found = collaboration.decomposition[name], {}
+    for part, subtask in collaboration.parts_of(name).items():
+        manifest = read_manifest(folder, subtask)
+        finals = [c for c in manifest.candidates if c.name == FINAL]
+        if not finals:
+            raise DataError(f"{folder}: '{name}' cannot answer: its part '{subtask}' left no final model")
+        preprocessing = Preprocessing.model_validate_json(str(manifest.subtask.preprocessing))
+        rows = load_inputs(source, _data_config(folder, subtask), preprocessing)
+        x = torch.as_tensor(preprocessing.transform(rows))
+        found[part] = _calibrated(folder, manifest, finals[0], x, named_kind(manifest.subtask.kind))
+    return Predictions(fuse(terms, found), terms.labels)
 
 
 def _deployed(
@@ -119,7 +146,11 @@ def _outputs(
 
 def _data_config(folder: Path, subtask: str) -> DataConfig:
     """Return the data block that the model was trained with."""
-    path = folder / COLLABORATION
-    collaboration = parse(parse_toml(read_text(path), str(path)), str(path))
+    collaboration = _collaboration(folder)
     name = str(collaboration.subtasks[subtask].data)
     return collaboration.data.get(name) or DataConfig(format="csv", path="-", target="-")
+
+
+def _collaboration(folder: Path) -> Collaboration:
+    path = folder / COLLABORATION
+    return parse(parse_toml(read_text(path), str(path)), str(path))

@@ -208,6 +208,7 @@ def describe(collaboration: Collaboration, name: str) -> Subtask:
         selective=terms.soft_labels.selective if terms.soft_labels else None,
         personal=terms.personal,
         prototypes=terms.prototypes,
+        part=collaboration.view_of(name),
     )
 
 

@@ -38,7 +38,7 @@ def simulate(
     path = engine_room.scenario_path(scenario)
     tables = override(parse_toml(read_text(path), str(path)), settings or [])
     tables |= {key: value for key, value in (("rounds", rounds), ("seed", seed)) if value is not None}
-    collaboration = engine_room.ready(parse(tables, str(path)), path.resolve().parent)
+    collaboration = engine_room.ready(parse(tables, str(path), path.parent), path.resolve().parent)
     order = engine_room.Order(_free_name(out, collaboration.name), out, engine, baselines)
     if as_json:
         summary = engine_room.simulate(collaboration, order, lambda _: None)
@@ -65,7 +65,7 @@ def plan(
 
     path = engine_room.scenario_path(scenario)
     tables = override(parse_toml(read_text(path), str(path)), settings or [])
-    collaboration = engine_room.ready(parse(tables, str(path)), path.resolve().parent)
+    collaboration = engine_room.ready(parse(tables, str(path), path.parent), path.resolve().parent)
     found = engine_room.first_allocation(collaboration)
     if as_json:
         sys.stdout.write(json.dumps(outlook.as_json(found), allow_nan=False) + "\n")

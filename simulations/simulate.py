@@ -14,6 +14,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from clients.app import app as client_app
+from clients.custody import ScenarioCustody
 from collab.collaboration import Collaboration, kind_of
 from collab.data.config import DataConfig
 from collab.plugins import unknown
@@ -24,6 +25,7 @@ from protocol.errors import ConfigError
 from server.conductor import Listener
 from server.federation import Terms, federate, to_toml
 from server.outlook import Outlook, outlook
+from server.preparation import describe
 from server.report import write_report
 from server.summary import FILE_NAME, set_baseline, write_json
 from simulations import attacks, baselines
@@ -74,11 +76,35 @@ def ready(collaboration: Collaboration, base: Path) -> Collaboration:
         if terms.teacher is not None:
             tables["subtasks"][name]["teacher"]["path"] = beside(terms.teacher.path, base)
     found = validate(Collaboration, tables, "collaboration")
+    tables["sites"] |= _with_rows(found)
+    found = validate(Collaboration, tables, "collaboration") if found.decomposition else found
     for name, terms in found.subtasks.items():
         data = scenario_data(found, name)
         if kind_of(terms).output == "classes" and terms.labels is None:
             tables["subtasks"][name]["labels"] = list(data.labels or ())
     return validate(Collaboration, tables, "collaboration")
+
+
+def _with_rows(collaboration: Collaboration) -> dict[str, Any]:
+    """Return the profiles of the sites, each without the parts of wholes that it has no train rows of."""
+    profiles = {}
+    for site, profile in collaboration.sites.items() if collaboration.decomposition else ():
+        empty = {
+            part
+            for whole in collaboration.decomposition
+            for part in _empty_parts(collaboration, ScenarioCustody(collaboration, site), whole)
+        }
+        kept = [n for n in collaboration.subtasks if site in collaboration.sites_of(n) and n not in empty]
+        profiles[site] = profile.model_dump(mode="json", exclude_none=True) | {"subtasks": kept}
+    return profiles
+
+
+def _empty_parts(collaboration: Collaboration, custody: ScenarioCustody, whole: str) -> list[str]:
+    """Return the parts that the site has no train rows of; never all: rows are dealt to whoever has one."""
+    parts = collaboration.parts_of(whole).values()
+    listed = [part for part in parts if custody.site in collaboration.sites_of(part)]
+    empty = [part for part in listed if not len(custody.rows(describe(collaboration, part)).train)]
+    return empty if len(empty) < len(listed) else empty[1:]
 
 
 def absolute(config: DataConfig, base: Path) -> DataConfig:

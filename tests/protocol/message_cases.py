@@ -21,6 +21,7 @@ SUBTASK = m.Subtask(
     selective=0.25,
     personal=m.Personal(rule="fedrep"),
     prototypes=m.PrototypeSpec(dim=16),
+    part=m.PartOf(whole="cells", labels=("b", "m", "?"), classes=(0, 1, None)),
     public_digest="0" * 64,
     preprocessing="{}",
 )
@@ -32,6 +33,7 @@ SUBTASK_JSON = (
     '"digest":{"loss":"kl","epochs":0,"lr":0.001,"batch_size":64,"temperature":1.0},'
     '"wire":{"form":"topk","top_k":2},"asks":["accuracy"],"selective":0.25,'
     '"personal":{"rule":"fedrep","head_epochs":1,"strength":0.1},"prototypes":{"dim":16,"strength":1.0},'
+    '"part":{"whole":"cells","labels":["b","m","?"],"classes":[0,1,null]},'
     f'"public_digest":"{"0" * 64}","preprocessing":"{{}}"}}'
 )
 
@@ -156,6 +158,30 @@ CASES: tuple[tuple[m.Frozen, str], ...] = (
         (
             f'{{"run":"r1","subtask":{SUBTASK_JSON},"site":"north","rule":"mean","rows":"test",'
             '"step":2,"candidates":[{"name":"final","model":"linear","temperature":1.0}],"class_counts":[]}'
+        ),
+    ),
+    (
+        m.PartOf(whole="w", labels=("a", "b"), classes=(None, 0)),
+        '{"whole":"w","labels":["a","b"],"classes":[null,0]}',
+    ),
+    (
+        m.WholePart(name="gate", subtask=SUBTASK, model="linear", temperature=0.5),
+        f'{{"name":"gate","subtask":{SUBTASK_JSON},"model":"linear","temperature":0.5}}',
+    ),
+    (
+        m.WholeRequest(
+            run="r1",
+            whole="cells",
+            site="north",
+            groups={"good": ("b",), "bad": ("m", "?")},
+            outside="none",
+            fusion="hard_gate",
+            parts=(m.WholePart(name="gate", subtask=SUBTASK, model="linear"),),
+        ),
+        (
+            '{"run":"r1","whole":"cells","site":"north","groups":{"good":["b"],"bad":["m","?"]},'
+            '"outside":"none","fusion":"hard_gate","parts":[{"name":"gate",'
+            f'"subtask":{SUBTASK_JSON},"model":"linear","temperature":1.0}}]}}'
         ),
     ),
     (

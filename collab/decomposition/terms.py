@@ -1,0 +1,91 @@
+"""``[decomposition.NAME]``: how a subtask is taken apart, and after it was, what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, model_validator
+
+from collab.data.keys import FilePath
+from collab.decomposition.label_hierarchy import Hierarchy, Part
+from protocol.messages import Frozen, Label, Name, PartOf
+
+Fusion = Literal["soft_gate", "hard_gate", "closed_set", "open_set"]
+GATED: Final = frozenset({"soft_gate", "hard_gate"})
+
+
+class DecompositionTerms(Frozen):
+    """One ``[decomposition.NAME]``: the subtask of that name is replaced by its parts.
+
+    Attributes:
+        by: the labels, in groups.
+        map: a file with a map group -> labels, TOML or JSON.
+        groups: the same map here; filled in from the file, so that a run's folder needs no other file.
+        outside: the data's label of rows of no group.
+        fusion: how the parts answer together; without a gate none is trained.
+        sites: the site of each group (and of ``outside``), where a group's rows lie at one site.
+        gate: what the gate's subtask says otherwise than the whole.
+        subtask: the whole's table as it was written, once it has been replaced by its parts.
+    """
+
+    by: Literal["label_hierarchy"]
+    map: FilePath | None = None
+    groups: Annotated[dict[Name, tuple[Label, ...]], Field(max_length=1_000)] = {}
+    outside: Label | None = None
+    fusion: Fusion = "soft_gate"
+    sites: Annotated[dict[Label, Name], Field(max_length=1_001)] = {}
+    gate: dict[Name, Any] = {}
+    subtask: dict[Name, Any] | None = None
+
+    @model_validator(mode="after")
+    def _keys_go_together(self) -> DecompositionTerms:
+        if self.map is None and not self.groups:
+            raise ValueError("give map = FILE, or groups = { GROUP = [LABEL, ...] }")
+        if self.fusion == "closed_set" and self.outside is not None:
+            raise ValueError("fusion 'closed_set' cannot refuse a row: with outside use 'open_set' or a gate")
+        if self.fusion == "open_set" and self.outside is None:
+            raise ValueError("fusion 'open_set' needs outside, the label of rows of no group")
+        if self.gate and not self.is_gated:
+            raise ValueError(f"fusion '{self.fusion}' has no gate: leave out gate")
+        return self
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether a gate is one of the parts."""
+        return self.fusion in GATED
+
+    @cached_property
+    def hierarchy(self) -> Hierarchy:
+        """The groups; raises ``ConfigError`` if they are no hierarchy."""
+        return Hierarchy(self.groups)
+
+    @property
+    def has_naive(self) -> bool:
+        """Whether experts can answer side by side: one of a single label would always be surest."""
+        return min(self.hierarchy.sizes) > 1
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The whole's classes: the groups' labels, group after group, then ``outside`` if there is one."""
+        return (*self.hierarchy.labels, *(() if self.outside is None else (self.outside,)))
+
+    @cached_property
+    def parts(self) -> Mapping[str, Part]:
+        """The parts by their short names: the gate if there is one, and the groups with an expert."""
+        gate, *experts = self.hierarchy.parts(self.outside)
+        return {part.name: part for part in ([gate, *experts] if self.is_gated else experts)}
+
+    def view(self, whole: str, part: str) -> PartOf:
+        """Return which rows of the whole the part called ``part`` takes, and as which of its classes."""
+        found = self.parts[part]
+        place = {label: i for i, label in enumerate(found.labels)}
+        taken = {label: place[found.label_map.get(label, label)] for label in found.only}
+        labels = self.labels
+        return PartOf(whole=whole, labels=labels, classes=tuple(taken.get(label) for label in labels))
+
+
+def name_of(whole: str, part: str) -> str:
+    """Return the name of a part's subtask."""
+    return f"{whole}-{part}"

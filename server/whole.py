@@ -1,0 +1,170 @@
+"""The whole again, after its parts are done: their final models to every site, one sum of test rows back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from collab import metrics
+from collab.collaboration import Collaboration, metric_of
+from collab.decomposition.whole import FUSED, NAIVE, OUTSIDE, check_statistics, statistics_spec
+from collab.sparse import expand
+from protocol.errors import ConsiliumError, MessageError
+from protocol.messages import Evaluation, WholePart, WholeRequest
+from protocol.records import pack
+from server.courier import Arrival, Courier, Letter
+from server.learner import Learner
+from server.preparation import ask
+
+Stats = dict[str, NDArray[Any]]
+Groups = dict[str, Stats]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What a whole came to on test rows: its sums by group (``decomposition.whole``) of each site."""
+
+    metric: str
+    fusion: str
+    groups: Mapping[str, tuple[str, ...]]
+    parts: Mapping[str, str]
+    sites: Mapping[str, Groups] = field(repr=False)
+
+    def merged(self, group: str) -> dict[str, float]:
+        """Return the metrics of ``fused`` or ``closed_set`` on the sites' rows in scope."""
+        return metrics.summarise(
+            metrics.merge([found[group] for found in self.sites.values() if group in found])
+        )
+
+    def own(self) -> dict[str, float | None]:
+        """Return the deciding metric of the fused answer on each site's own rows."""
+        return {s: metrics.summarise(found[FUSED]).get(self.metric) for s, found in self.sites.items()}
+
+    def recall(self) -> float | None:
+        """Return the share of rows out of scope that were refused; None where there are none."""
+        counts = [found[OUTSIDE]["counts"] for found in self.sites.values() if OUTSIDE in found]
+        refused, rows = (float(sum(c[i] for c in counts)) for i in (0, 1))
+        return refused / rows if rows else None
+
+
+def measure_wholes(
+    courier: Courier,
+    collaboration: Collaboration,
+    learners: Mapping[str, Learner],
+    run: str,
+    notes: list[str],
+) -> dict[str, Whole]:
+    """Return what each decomposition came to; one with a part without a final model is left out and noted."""
+    found = {}
+    for name in sorted(collaboration.decomposition):
+        lacking = [s for s in collaboration.parts_of(name).values() if learners[s].final() is None]
+        if lacking:
+            notes.append(f"{name}: not measured as a whole: there is no final model of {', '.join(lacking)}")
+            continue
+        found[name] = _measure(courier, collaboration, name, learners, run, notes)
+    return found
+
+
+def _measure(
+    courier: Courier,
+    collaboration: Collaboration,
+    name: str,
+    learners: Mapping[str, Learner],
+    run: str,
+    notes: list[str],
+) -> Whole:
+    terms, parts = collaboration.decomposition[name], collaboration.parts_of(name)
+    chosen, arrays = _models(parts, learners)
+    sites = sorted({site for subtask in parts.values() for site in learners[subtask].prepared.sites})
+    letters = []
+    for site in sites:
+        request = WholeRequest(
+            run=run,
+            whole=name,
+            site=site,
+            groups=dict(terms.groups),
+            outside=terms.outside,
+            fusion=terms.fusion,
+            parts=chosen,
+        )
+        letters.append(Letter(site, "evaluate.whole", pack(request, arrays), name, None))
+    answers: dict[str, Groups] = {}
+    for arrival in ask(courier, letters, notes):
+        try:
+            groups = _opened(arrival, collaboration, name)
+            if groups:
+                answers[arrival.letter.site] = groups
+        except ConsiliumError as error:
+            notes.append(f"{arrival.letter.site}: its test result for {name} is not used: {error}")
+    metric = metric_of(collaboration.subtasks[next(iter(parts.values()))])
+    return Whole(metric, terms.fusion, terms.hierarchy.groups, parts, answers)
+
+
+def _models(
+    parts: Mapping[str, str], learners: Mapping[str, Learner]
+) -> tuple[tuple[WholePart, ...], dict[str, NDArray[Any]]]:
+    """Return the parts with their final models, and all models' arrays as ``INDEX/NAME``."""
+    chosen, arrays = [], {}
+    for index, (part, subtask) in enumerate(parts.items()):
+        learner = learners[subtask]
+        final = learner.final()
+        if final is None:
+            raise MessageError(f"subtask '{subtask}' has no final model")
+        chosen.append(
+            WholePart(
+                name=part,
+                subtask=learner.prepared.subtask,
+                model=final[0],
+                temperature=learner.temperature,
+            )
+        )
+        arrays.update({f"{index}/{key}": array for key, array in final[1].items()})
+    return tuple(chosen), arrays
+
+
+def _opened(arrival: Arrival, collaboration: Collaboration, name: str) -> Groups:
+    """Return a site's checked sums by group; {} if it has no test rows or abstained."""
+    evaluation, arrays = arrival.open(Evaluation)
+    if (evaluation.subtask, evaluation.site) != (name, arrival.letter.site):
+        raise MessageError("the result is of another whole or site")
+    if not evaluation.num_examples:
+        return {}
+    terms = collaboration.decomposition[name]
+    groups: Groups = {}
+    for key, array in arrays.items():
+        group, _, rest = key.partition("/")
+        groups.setdefault(group, {})[rest] = array
+    for group, spec in statistics_spec(terms).items():
+        groups[group] = expand(groups.get(group, {}), spec)
+    check_statistics(groups, terms, evaluation.num_examples)
+    return groups
+
+
+def as_json(wholes: Mapping[str, Whole], per_part: Mapping[str, float | None]) -> dict[str, Any]:
+    """Return the entry ``decompositions`` of a summary.
+
+    Args:
+        wholes: by name.
+        per_part: the deciding metric of each subtask's final model on its own test rows.
+    """
+    return {name: _entry(whole, per_part) for name, whole in wholes.items()}
+
+
+def _entry(whole: Whole, per_part: Mapping[str, float | None]) -> dict[str, Any]:
+    fused, own = whole.merged(FUSED), whole.own()
+    known = [value for value in own.values() if value is not None]
+    return {
+        "groups": {group: list(labels) for group, labels in whole.groups.items()},
+        "fusion": whole.fusion,
+        "metric": whole.metric,
+        "global": fused.get(whole.metric),
+        "own": sum(known) / len(known) if known else None,
+        "metrics": fused,
+        "closed_set": whole.merged(NAIVE).get(whole.metric),
+        "recall_outside": whole.recall(),
+        "sites": own,
+        "per_part": {subtask: per_part.get(subtask) for subtask in whole.parts.values()},
+    }
