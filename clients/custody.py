@@ -19,9 +19,9 @@ from collab.data.examples import Examples
 from collab.data.formats import load_public
 from collab.data.splits import split
 from collab.data.targets import class_mask
-from collab.decomposition.view import rows_of
+from collab.decomposition.view import inputs_of, rows_of
 from collab.plugins import unknown
-from collab.scenario import public_set, scenario_data, site_file
+from collab.scenario import inputs_wanted, public_set, scenario_data, site_file
 from protocol.errors import ConfigError, DataError
 from protocol.messages import Subtask
 
@@ -104,13 +104,16 @@ class DeploymentCustody:
         """Return all rows of the site's own file, split; of a part, its view of the whole's file."""
         config = self._config(_block(subtask))
         labels = subtask.labels if subtask.part is None else subtask.part.labels
-        examples = site_file(config, subtask.kind, labels, self.base)
+        kind = named_kind(subtask.kind)
+        inputs = inputs_wanted(config, kind, subtask.part)
+        examples = site_file(config, kind.output, inputs, labels, self.base)
         return _viewed(_split(examples, config, subtask.seed, subtask.data, self.site), subtask)
 
     def public(self, subtask: Subtask) -> Examples:
         """Return the public set, from the block ``[data.SUBTASK-public]`` of ``site.toml``."""
         config = self._config(f"{_block(subtask)}-public")
-        return load_public(config, named_kind(subtask.kind).inputs, self.base)
+        rows = load_public(config, inputs_wanted(config, named_kind(subtask.kind), subtask.part), self.base)
+        return rows if subtask.part is None else inputs_of(rows, subtask.part).examples
 
     def speaks(self, subtask: Subtask) -> NDArray[np.bool_]:
         """Return the mask that the site's own data block makes."""

@@ -86,7 +86,7 @@ class Collaboration(Frozen):
 
     def parts_of(self, whole: str) -> dict[str, str]:
         """Return the subtask of each part of a decomposition by the part's short name."""
-        return {part: name_of(whole, part) for part in self.decomposition[whole].parts}
+        return {part: name_of(whole, part) for part in self.decomposition[whole].names}
 
     def view_of(self, subtask: str) -> PartOf | None:
         """Return which rows of its whole ``subtask`` takes; None if it is no part of one."""
@@ -304,7 +304,7 @@ def _decompositions(c: Collaboration) -> Iterator[str]:
         elif name not in c.parts_of(part.part_of).values():
             yield f"subtask '{name}' is no part of '{part.part_of}': leave out part_of"
         elif kind_of(part).output != "classes":
-            yield f"subtask '{name}': only a classification is taken apart by its labels, not '{part.kind}'"
+            yield f"subtask '{name}': only a classification is taken apart, not '{part.kind}'"
 
 
 def _holdouts(terms: SubtaskTerms) -> tuple[int | None, int | None]:

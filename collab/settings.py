@@ -14,7 +14,6 @@ from pydantic import BaseModel, ValidationError
 from collab import plugins
 from collab.collaboration import Collaboration
 from collab.decomposition import expand as decomposing
-from collab.decomposition.terms import DecompositionTerms
 from collab.rng import generator
 from collab.terms import SiteProfile
 from protocol.errors import ConfigError
@@ -79,7 +78,7 @@ def _decomposed(tables: Mapping[str, Any], source: str, base: Path | None) -> Ma
             continue
         try:
             read = decomposing.read_groups(table, base)
-            terms = validate(DecompositionTerms, read, "")
+            terms = validate(decomposing.model_of(read), read, "")
             tables = decomposing.expand(tables, name, terms)
         except ConfigError as error:
             raise ConfigError(f"{where}: {str(error).removeprefix(': ')}") from None

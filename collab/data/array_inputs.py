@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -37,6 +39,38 @@ def examples_of(x: NDArray[Any], inputs: Inputs, where: str) -> Examples:
     return of_images(_images(x, where), nobody) if inputs == "image" else _table(x, nobody, where)
 
 
+def mixed(image_NCHW: NDArray[Any], table_NF: NDArray[Any], names: Sequence[str], where: str) -> Examples:
+    """Return rows of an image and of columns, without their target; an image of NaN alone is missing.
+
+    Args:
+        image_NCHW: as ``examples_of``, but for images that are NaN throughout.
+        table_NF: as ``examples_of``.
+        names: of the columns; "x0", "x1" ... where there are none.
+        where: file and arrays, for messages.
+
+    Raises:
+        DataError: as ``examples_of``; an image is partly NaN, or rows or names are of another number.
+    """
+    table = named(examples_of(table_NF, "table", where), names, where)
+    if image_NCHW.dtype.kind not in "biuf" or image_NCHW.ndim < 3 or not image_NCHW.size:
+        raise DataError(f"{where} must hold images, it is {image_NCHW.dtype} {list(image_NCHW.shape)}")
+    if len(image_NCHW) != len(table):
+        raise DataError(f"{where}: {len(image_NCHW)} images, but {len(table)} rows of columns")
+    require_room(image_NCHW.size, where)
+    return replace(table, image_NCHW=_images(image_NCHW, where, may_lack=True))
+
+
+def named(table: Examples, names: Sequence[str], where: str) -> Examples:
+    """Return a table of numbers with these names of its columns; as it is where there are none.
+
+    Raises:
+        DataError: they are of another number.
+    """
+    if names and len(names) != len(table.numeric_names):
+        raise DataError(f"{where}: {len(table.numeric_names)} columns, but columns has {len(names)} names")
+    return replace(table, numeric_names=tuple(names)) if names else table
+
+
 def require_room(numbers: int, where: str) -> None:
     """Raise a ``DataError`` if so many numbers, as float32, are more than may be read."""
     if numbers * 4 > MAX_BYTES:
@@ -53,7 +87,7 @@ def _table(x: NDArray[Any], y: NDArray[Any], where: str) -> Examples:
     return of_table(numeric_NP, [f"x{i}" for i in range(numeric_NP.shape[1])], y)
 
 
-def _images(x: NDArray[Any], where: str) -> NDArray[np.float32]:
+def _images(x: NDArray[Any], where: str, *, may_lack: bool = False) -> NDArray[np.float32]:
     if x.ndim == 3:
         x = x[:, None]
     elif x.ndim == 4 and _channels_last(x.shape):
@@ -66,7 +100,10 @@ def _images(x: NDArray[Any], where: str) -> NDArray[np.float32]:
     if x.dtype.kind in "iu":
         image_NCHW /= 255.0
         return image_NCHW
-    _refuse(~np.isfinite(image_NCHW).all(axis=(1, 2, 3)), "a pixel that is NaN or infinite", where)
+    wrong_N = ~np.isfinite(image_NCHW).all(axis=(1, 2, 3))
+    if may_lack:
+        wrong_N &= ~np.isnan(image_NCHW).all(axis=(1, 2, 3))
+    _refuse(wrong_N, "a pixel that is NaN or infinite", where)
     return image_NCHW
 
 

@@ -95,7 +95,7 @@ def load_inputs(path: Path, config: DataConfig, preprocessing: Preprocessing) ->
         return text.read_inputs(path, block.model_copy(update={"parts": {}}), preprocessing.texts.recipe)
     inputs: Inputs = "table" if shape is None else "image"
     if path.suffix == ".npz":
-        return npz_file.read_inputs(path, inputs, config.inputs)
+        return npz_file.read_inputs(path, inputs, config)
     if shape is not None and (path.is_dir() or path.name.lower().endswith((*ENDINGS, *ARCHIVES))):
         look = image_folder.Look("L" if shape[0] == 1 else "RGB", (shape[1], shape[2]))
         return image_folder.read_inputs(path, look, inputs)
@@ -196,7 +196,7 @@ def _rows(file: Path, config: DataConfig, wanted: Wanted, base: Path | None) -> 
 
 def _read_inputs(path: Path, config: DataConfig, inputs: Inputs) -> Examples:
     if config.format == "npz":
-        return npz_file.read_inputs(path, inputs, config.inputs)
+        return npz_file.read_inputs(path, inputs, config)
     if config.format == "images":
         return image_folder.read_inputs(path, image_folder.Look(config.mode, config.size), inputs)
     if config.format == "idx":

@@ -14,6 +14,7 @@ Shape suffixes: N rows of a site, R rows that have a modality, M modalities, C c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -113,9 +114,32 @@ def split(examples: Examples, modalities: Mapping[str, Columns]) -> dict[str, Vi
     names = (*examples.numeric_names, *examples.categorical_names)
     assigned = assign(modalities, names, has_image=examples.image_NCHW is not None)
     return {
-        name: _view(examples, None if isinstance(modalities[name], str) else own)
+        name: view(examples, IMAGE if isinstance(modalities[name], str) else own)
         for name, own in assigned.items()
     }
+
+
+def view(examples: Examples, modality: Columns) -> View:
+    """Return one modality's view of the rows, as ``split`` does, whatever the other modalities are.
+
+    Raises:
+        DataError: there is no image, an image is partly no numbers, or a name matches no column.
+    """
+    if isinstance(modality, str):
+        own, present_N = select(examples, (), ()), _has_image(examples)
+        return View(own.take(present_N), present_N)
+    names = (*examples.numeric_names, *examples.categorical_names)
+    for pattern in modality:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = names if len(names) <= 20 else names[:5]
+            raise DataError(unknown(f"column '{pattern}' of a modality", pattern, near))
+    numeric, categorical = (
+        [name for name in of if any(fnmatchcase(name, pattern) for pattern in modality)]
+        for of in (examples.numeric_names, examples.categorical_names)
+    )
+    own = replace(select(examples, numeric, categorical), image_NCHW=None)
+    present_N = ~np.isnan(own.numeric_NP).all(axis=1) | (own.categorical_NQ != "").any(axis=1)
+    return View(own.take(present_N), present_N)
 
 
 def outputs(
@@ -157,23 +181,10 @@ def _check_image(modalities: Mapping[str, Columns], *, has_image: bool) -> None:
         raise ConfigError(f'the data has an image that is in no modality: add one that is "{IMAGE}"')
 
 
-def _view(examples: Examples, columns: Sequence[str] | None) -> View:
-    """Return the view of these columns, or of the image."""
-    numeric = [name for name in examples.numeric_names if name in (columns or ())]
-    categorical = [name for name in examples.categorical_names if name in (columns or ())]
-    own = select(examples, numeric, categorical)
-    if columns is None:
-        present_N = _has_image(examples)
-    else:
-        own = replace(own, image_NCHW=None)
-        present_N = ~np.isnan(own.numeric_NP).all(axis=1) | (own.categorical_NQ != "").any(axis=1)
-    return View(own.take(present_N), present_N)
-
-
 def _has_image(examples: Examples) -> NDArray[np.bool_]:
     if examples.image_NCHW is None:
         raise DataError("the rows have no images")
-    missing_NP = np.isnan(examples.image_NCHW.reshape(len(examples), -1))
+    missing_NP = np.isnan(examples.image_NCHW.reshape(len(examples), math.prod(examples.image_NCHW.shape[1:])))
     partly = int((missing_NP.any(axis=1) & ~missing_NP.all(axis=1)).sum())
     if partly:
         raise DataError(f"{partly} image(s) have pixels that are no numbers")

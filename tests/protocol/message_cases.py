@@ -33,7 +33,7 @@ SUBTASK_JSON = (
     '"digest":{"loss":"kl","epochs":0,"lr":0.001,"batch_size":64,"temperature":1.0},'
     '"wire":{"form":"topk","top_k":2},"asks":["accuracy"],"selective":0.25,'
     '"personal":{"rule":"fedrep","head_epochs":1,"strength":0.1},"prototypes":{"dim":16,"strength":1.0},'
-    '"part":{"whole":"cells","labels":["b","m","?"],"classes":[0,1,null]},'
+    '"part":{"whole":"cells","labels":["b","m","?"],"classes":[0,1,null],"columns":[],"image":false},'
     f'"public_digest":"{"0" * 64}","preprocessing":"{{}}"}}'
 )
 
