@@ -42,6 +42,10 @@ class Custody(Protocol):
         """Return the site's rows of ``subtask``, split."""
         ...
 
+    def whole(self, subtask: Subtask) -> SiteRows:
+        """Return all rows, with all inputs, of the whole that ``subtask`` is a part of, under its labels."""
+        ...
+
     def public(self, subtask: Subtask) -> Examples:
         """Return the public set of ``subtask``, without labels."""
         ...
@@ -64,6 +68,15 @@ class ScenarioCustody:
         A site whose profile says ``attack = "label_flip"`` trains and validates on flipped labels; its
         test rows stay as they are, so that what the attack does is measured on true ones.
         """
+        rows = _viewed(self.whole(subtask), subtask)
+        if self.collaboration.sites[self.site].attack != "label_flip":
+            return rows
+        return replace(
+            rows, train=_flipped(rows.train, subtask), validation=_flipped(rows.validation, subtask)
+        )
+
+    def whole(self, subtask: Subtask) -> SiteRows:
+        """Return what the partition gives to this site of the whole, or of a subtask that is no part."""
         known = self.collaboration.subtasks
         if subtask.name not in known:
             raise DataError(unknown(f"subtask '{subtask.name}' at site '{self.site}'", subtask.name, known))
@@ -72,13 +85,7 @@ class ScenarioCustody:
             raise DataError(f"subtask '{subtask.name}': site '{self.site}' has no data for it")
         name = str(self.collaboration.subtasks[subtask.name].data)
         seed = self.collaboration.seed
-        rows = _split(data.by_site[self.site], self.collaboration.data[name], seed, name, self.site)
-        rows = _viewed(rows, subtask)
-        if self.collaboration.sites[self.site].attack != "label_flip":
-            return rows
-        return replace(
-            rows, train=_flipped(rows.train, subtask), validation=_flipped(rows.validation, subtask)
-        )
+        return _split(data.by_site[self.site], self.collaboration.data[name], seed, name, self.site)
 
     def public(self, subtask: Subtask) -> Examples:
         """Return the rows that were held out of the data before it was dealt out."""
@@ -102,12 +109,16 @@ class DeploymentCustody:
 
     def rows(self, subtask: Subtask) -> SiteRows:
         """Return all rows of the site's own file, split; of a part, its view of the whole's file."""
+        return _viewed(self.whole(subtask), subtask)
+
+    def whole(self, subtask: Subtask) -> SiteRows:
+        """Return all rows of the site's own file, split; a part's file is its whole's."""
         config = self._config(_block(subtask))
         labels = subtask.labels if subtask.part is None else subtask.part.labels
         kind = named_kind(subtask.kind)
         inputs = inputs_wanted(config, kind, subtask.part)
         examples = site_file(config, kind.output, inputs, labels, self.base)
-        return _viewed(_split(examples, config, subtask.seed, subtask.data, self.site), subtask)
+        return _split(examples, config, subtask.seed, subtask.data, self.site)
 
     def public(self, subtask: Subtask) -> Examples:
         """Return the public set, from the block ``[data.SUBTASK-public]`` of ``site.toml``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -63,8 +64,12 @@ def scenario_data(collaboration: Collaboration, subtask: str) -> ScenarioData:
 
 def inputs_wanted(config: DataConfig, kind: Kind, part: PartOf | None) -> Inputs:
     """Return what is read of a data block: for one of its modalities all that it holds, else the kind's."""
-    is_both = part is not None and part.is_modality and config.table is not None
-    return "mixed" if is_both else kind.inputs
+    if part is None or not part.is_modality:
+        return kind.inputs
+    if config.table is not None:
+        return "mixed"
+    held: Mapping[str, Inputs] = {"csv": "table", "images": "image", "idx": "image"}
+    return held.get(config.format, kind.inputs)
 
 
 def _sites(collaboration: Collaboration, subtask: str) -> tuple[str, ...]:

@@ -370,7 +370,9 @@ class WholeRequest(Frozen):
     @model_validator(mode="after")
     def _groups_or_modalities(self) -> WholeRequest:
         if (self.fusion == "product") != (not self.groups and self.outside is None):
-            raise ValueError("fusion 'product' is of modalities, which have no groups; every other needs them")
+            raise ValueError(
+                "fusion 'product' is of modalities, which have no groups; every other needs them"
+            )
         return self
 
 

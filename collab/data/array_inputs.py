@@ -18,7 +18,7 @@ from protocol.errors import DataError
 _CHANNELS: Final = (1, 3, 4)
 
 
-def examples_of(x: NDArray[Any], inputs: Inputs, where: str) -> Examples:
+def examples_of(x: NDArray[Any], inputs: Inputs, where: str, *, may_lack: bool = False) -> Examples:
     """Return rows without their target (y = -1).
 
     Args:
@@ -26,6 +26,7 @@ def examples_of(x: NDArray[Any], inputs: Inputs, where: str) -> Examples:
             [N, C, H, W] or [N, H, W, C] with 1, 3 or 4 channels; whole numbers are divided by 255.
         inputs: "table" or "image".
         where: file and array, for messages.
+        may_lack: an image that is NaN throughout is a missing one.
 
     Raises:
         DataError: no rows, a wrong shape or dtype, too many numbers, infinities, NaN in an image.
@@ -36,7 +37,9 @@ def examples_of(x: NDArray[Any], inputs: Inputs, where: str) -> Examples:
         raise DataError(f"{where} has no rows or rows of nothing: {list(x.shape)}")
     nobody = np.full(len(x), -1, dtype=np.int64)
     require_room(x.size, where)
-    return of_images(_images(x, where), nobody) if inputs == "image" else _table(x, nobody, where)
+    if inputs == "image":
+        return of_images(_images(x, where, may_lack=may_lack), nobody)
+    return _table(x, nobody, where)
 
 
 def mixed(image_NCHW: NDArray[Any], table_NF: NDArray[Any], names: Sequence[str], where: str) -> Examples:
@@ -51,13 +54,11 @@ def mixed(image_NCHW: NDArray[Any], table_NF: NDArray[Any], names: Sequence[str]
     Raises:
         DataError: as ``examples_of``; an image is partly NaN, or rows or names are of another number.
     """
+    images = examples_of(image_NCHW, "image", where, may_lack=True)
     table = named(examples_of(table_NF, "table", where), names, where)
-    if image_NCHW.dtype.kind not in "biuf" or image_NCHW.ndim < 3 or not image_NCHW.size:
-        raise DataError(f"{where} must hold images, it is {image_NCHW.dtype} {list(image_NCHW.shape)}")
-    if len(image_NCHW) != len(table):
-        raise DataError(f"{where}: {len(image_NCHW)} images, but {len(table)} rows of columns")
-    require_room(image_NCHW.size, where)
-    return replace(table, image_NCHW=_images(image_NCHW, where, may_lack=True))
+    if len(images) != len(table):
+        raise DataError(f"{where}: {len(images)} images, but {len(table)} rows of columns")
+    return replace(table, image_NCHW=images.image_NCHW)
 
 
 def named(table: Examples, names: Sequence[str], where: str) -> Examples:
@@ -87,7 +88,7 @@ def _table(x: NDArray[Any], y: NDArray[Any], where: str) -> Examples:
     return of_table(numeric_NP, [f"x{i}" for i in range(numeric_NP.shape[1])], y)
 
 
-def _images(x: NDArray[Any], where: str, *, may_lack: bool = False) -> NDArray[np.float32]:
+def _images(x: NDArray[Any], where: str, *, may_lack: bool) -> NDArray[np.float32]:
     if x.ndim == 3:
         x = x[:, None]
     elif x.ndim == 4 and _channels_last(x.shape):

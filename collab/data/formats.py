@@ -108,6 +108,25 @@ def load_inputs(path: Path, config: DataConfig, preprocessing: Preprocessing) ->
     return csv_file.read_inputs(path, config.model_copy(update=fitted), inputs)
 
 
+def holds_any(path: Path, config: DataConfig, preprocessing: Preprocessing) -> bool:
+    """Return whether a new file has any of a model's inputs: of a modality none may be there.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    if not path.exists():
+        raise DataError(f"data file '{path}' is missing")
+    wants_image = preprocessing.image_shape is not None
+    if path.suffix == ".npz":
+        wanted = config.inputs if wants_image else config.table
+        return wanted is None or wanted in npz_file.array_names(path)
+    if wants_image or path.is_dir():
+        return wants_image == (path.is_dir() or path.name.lower().endswith((*ENDINGS, *ARCHIVES)))
+    block = config if config.format == "csv" else DataConfig(format="csv", path=str(path), target="-")
+    names = csv_file.column_names(path, block)
+    return any(name in names for name in (*preprocessing.numeric_names, *preprocessing.categorical_names))
+
+
 def describe(config: DataConfig) -> str:
     """Return the file(s) and the target column, for messages."""
     if config.format == "sklearn":

@@ -52,13 +52,13 @@ def read_inputs(path: Path, inputs: Inputs, config: DataConfig | None = None) ->
     """Return the rows of one archive without their target (y = -1).
 
     Only the inputs need be there: the array ``config.inputs``, or "x" where there is no such; of data with a
-    ``table`` that as well for "mixed", and that alone for "table".
+    ``table`` that as well for "mixed", that alone for "table".
 
     Raises:
         DataError: as ``read``.
     """
     with _Archive(path) as archive:
-        if config is not None and config.table is not None and inputs in ("table", "mixed"):
+        if config is not None and config.table is not None:
             return _inputs(archive, config, inputs, path)
         name = _INPUTS if config is None or config.inputs not in archive.names else config.inputs
         return examples_of(archive.array(name), inputs, f"{path.name}: {name}")
@@ -77,7 +77,7 @@ def _inputs(archive: _Archive, config: DataConfig, inputs: Inputs, path: Path) -
         return mixed(archive.array(config.inputs), archive.array(config.table), config.columns, where)
     name = config.table if inputs == "table" and config.table is not None else config.inputs
     where = f"{path.name}: {name}"
-    found = examples_of(archive.array(name), inputs, where)
+    found = examples_of(archive.array(name), inputs, where, may_lack=config.table is not None)
     return named(found, config.columns, where) if name == config.table else found
 
 

@@ -1,8 +1,9 @@
 """``[decomposition.NAME]`` written out: the subtask NAME becomes NAME-PART for each of its parts.
 
 By labels the parts are the gate and the groups, by modality the modalities. Works on the tables of a
-collaboration file before they are checked, so that parts are subtasks like any other ever after. What was written stays as ``decomposition.NAME.subtask``; its presence says that
-the work is done, and ``expand`` then leaves the table alone.
+collaboration file before they are checked, so that parts are subtasks like any other ever after. What was
+written stays as ``decomposition.NAME.subtask``; its presence says that the work is done, and ``expand`` then
+leaves the table alone.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def is_whole(tables: Mapping[str, Any]) -> bool:
     )
 
 
-def model_of(table: Mapping[str, Any]) -> type[LabelHierarchyTerms] | type[ModalityTerms]:
+def model_of(table: Mapping[str, Any]) -> type[LabelHierarchyTerms | ModalityTerms]:
     """Return the model of a decomposition's table; ``ConfigError`` if nothing is taken apart so."""
     by = table.get("by")
     if by is None:

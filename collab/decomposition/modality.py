@@ -126,20 +126,39 @@ def view(examples: Examples, modality: Columns) -> View:
         DataError: there is no image, an image is partly no numbers, or a name matches no column.
     """
     if isinstance(modality, str):
-        own, present_N = select(examples, (), ()), _has_image(examples)
-        return View(own.take(present_N), present_N)
+        return _present(select(examples, (), ()))
     names = (*examples.numeric_names, *examples.categorical_names)
     for pattern in modality:
         if not any(fnmatchcase(name, pattern) for name in names):
             near = names if len(names) <= 20 else names[:5]
+            if not names:
+                raise DataError("the rows have no columns, only other inputs")
             raise DataError(unknown(f"column '{pattern}' of a modality", pattern, near))
     numeric, categorical = (
         [name for name in of if any(fnmatchcase(name, pattern) for pattern in modality)]
         for of in (examples.numeric_names, examples.categorical_names)
     )
-    own = replace(select(examples, numeric, categorical), image_NCHW=None)
-    present_N = ~np.isnan(own.numeric_NP).all(axis=1) | (own.categorical_NQ != "").any(axis=1)
-    return View(own.take(present_N), present_N)
+    return _present(replace(select(examples, numeric, categorical), image_NCHW=None))
+
+
+def has_inputs(examples: Examples, modality: Columns) -> bool:
+    """Return whether the data has the modality at all: the image, or a column of each name."""
+    if isinstance(modality, str):
+        return examples.image_NCHW is not None
+    names = (*examples.numeric_names, *examples.categorical_names)
+    return all(any(fnmatchcase(name, pattern) for name in names) for pattern in modality)
+
+
+def present(own: Examples) -> NDArray[np.bool_]:
+    """Return which of the rows of one modality have it: a pixel that is a number, or a cell that is known.
+
+    Raises:
+        DataError: an image has some pixels that are no numbers.
+    """
+    if own.numeric_names or own.categorical_names:
+        known_N = ~np.isnan(own.numeric_NP).all(axis=1) | (own.categorical_NQ != "").any(axis=1)
+        return np.asarray(known_N)
+    return _has_image(own)
 
 
 def outputs(
@@ -176,15 +195,25 @@ def outputs(
 def _check_image(modalities: Mapping[str, Columns], *, has_image: bool) -> None:
     is_asked = IMAGE in [columns for columns in modalities.values() if isinstance(columns, str)]
     if is_asked and not has_image:
-        raise ConfigError("a modality asks for the image, but the data has none")
+        raise ConfigError(
+            "a modality asks for the image, but the data has none: images beside columns need format 'npz' "
+            "with inputs and table, the arrays of images and of columns"
+        )
     if has_image and not is_asked:
         raise ConfigError(f'the data has an image that is in no modality: add one that is "{IMAGE}"')
+
+
+def _present(own: Examples) -> View:
+    present_N = present(own)
+    return View(own.take(present_N), present_N)
 
 
 def _has_image(examples: Examples) -> NDArray[np.bool_]:
     if examples.image_NCHW is None:
         raise DataError("the rows have no images")
-    missing_NP = np.isnan(examples.image_NCHW.reshape(len(examples), math.prod(examples.image_NCHW.shape[1:])))
+    missing_NP = np.isnan(
+        examples.image_NCHW.reshape(len(examples), math.prod(examples.image_NCHW.shape[1:]))
+    )
     partly = int((missing_NP.any(axis=1) & ~missing_NP.all(axis=1)).sum())
     if partly:
         raise DataError(f"{partly} image(s) have pixels that are no numbers")

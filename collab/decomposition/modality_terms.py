@@ -42,12 +42,7 @@ class ModalityTerms(Frozen):
         try:
             kinds(self.modalities, "classes")
             self._check_overlap()
-            for part, table in self.parts.items():
-                if part not in self.modalities:
-                    raise ConfigError(unknown(f"modality '{part}' in parts", part, self.modalities))
-                for key in _SAME:
-                    if key in table:
-                        raise ConfigError(f"parts.{part}.{key}: it is the whole's; leave it out")
+            self._check_parts()
         except ConfigError as error:
             raise ValueError(str(error)) from None
         return self
@@ -59,6 +54,14 @@ class ModalityTerms(Frozen):
             for other, elsewhere in listed:
                 if part != elsewhere and (pattern == other or _names(other, pattern)):
                     raise ConfigError(f"column '{other}' is in modalities {elsewhere} and {part}: one each")
+
+    def _check_parts(self) -> None:
+        for part, table in self.parts.items():
+            if part not in self.modalities:
+                raise ConfigError(unknown(f"modality '{part}' in parts", part, self.modalities))
+            for key in _SAME:
+                if key in table:
+                    raise ConfigError(f"parts.{part}.{key}: it is the whole's; leave it out")
 
     @property
     def names(self) -> tuple[str, ...]:

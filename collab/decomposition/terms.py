@@ -117,7 +117,7 @@ class LabelHierarchyTerms(Frozen):
 # One ``[decomposition.NAME]``: the subtask of that name is replaced by its parts. Each rule has ``names`` of
 # its parts, ``labels`` of the whole, ``part_tables``, a ``view`` of each part, and the whole's ``subtask``.
 DecompositionTerms: TypeAlias = Annotated[LabelHierarchyTerms | ModalityTerms, Field(discriminator="by")]
-RULES: Final[Mapping[str, type[LabelHierarchyTerms] | type[ModalityTerms]]] = MappingProxyType(
+RULES: Final[Mapping[str, type[LabelHierarchyTerms | ModalityTerms]]] = MappingProxyType(
     {"label_hierarchy": LabelHierarchyTerms, "modality": ModalityTerms}
 )
 

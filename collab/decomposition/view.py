@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from collab.data.examples import Examples
-from collab.decomposition.modality import IMAGE, View, view
+from collab.decomposition.modality import IMAGE, View, has_inputs, view
 from protocol.messages import PartOf
 
 
@@ -41,6 +41,11 @@ def inputs_of(examples: Examples, part: PartOf) -> View:
     if not part.is_modality:
         return View(examples, np.ones(len(examples), dtype=np.bool_))
     return view(examples, IMAGE if part.image else part.columns)
+
+
+def lacks(examples: Examples, part: PartOf) -> bool:
+    """Return whether the rows' data has the inputs of the part's modality nowhere."""
+    return part.is_modality and not has_inputs(examples, IMAGE if part.image else part.columns)
 
 
 def classes_of(y_N: NDArray[Any], part: PartOf) -> NDArray[np.int64]:

@@ -162,7 +162,7 @@ CASES: tuple[tuple[m.Frozen, str], ...] = (
     ),
     (
         m.PartOf(whole="w", labels=("a", "b"), classes=(None, 0)),
-        '{"whole":"w","labels":["a","b"],"classes":[null,0]}',
+        '{"whole":"w","labels":["a","b"],"classes":[null,0],"columns":[],"image":false}',
     ),
     (
         m.WholePart(name="gate", subtask=SUBTASK, model="linear", temperature=0.5),
