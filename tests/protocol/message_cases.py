@@ -165,6 +165,10 @@ CASES: tuple[tuple[m.Frozen, str], ...] = (
         '{"whole":"w","labels":["a","b"],"classes":[null,0],"columns":[],"image":false}',
     ),
     (
+        m.PartOf(whole="w", labels=("a",), classes=(0,), columns=("chol", "lab_*")),
+        '{"whole":"w","labels":["a"],"classes":[0],"columns":["chol","lab_*"],"image":false}',
+    ),
+    (
         m.WholePart(name="gate", subtask=SUBTASK, model="linear", temperature=0.5),
         f'{{"name":"gate","subtask":{SUBTASK_JSON},"model":"linear","temperature":0.5}}',
     ),
@@ -182,6 +186,19 @@ CASES: tuple[tuple[m.Frozen, str], ...] = (
             '{"run":"r1","whole":"cells","site":"north","groups":{"good":["b"],"bad":["m","?"]},'
             '"outside":"none","fusion":"hard_gate","parts":[{"name":"gate",'
             f'"subtask":{SUBTASK_JSON},"model":"linear","temperature":1.0}}]}}'
+        ),
+    ),
+    (
+        m.WholeRequest(
+            run="r1",
+            whole="cells",
+            site="north",
+            fusion="product",
+            parts=(m.WholePart(name="scan", subtask=SUBTASK, model="linear"),),
+        ),
+        (
+            '{"run":"r1","whole":"cells","site":"north","groups":{},"outside":null,"fusion":"product",'
+            f'"parts":[{{"name":"scan","subtask":{SUBTASK_JSON},"model":"linear","temperature":1.0}}]}}'
         ),
     ),
     (
