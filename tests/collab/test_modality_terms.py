@@ -42,7 +42,7 @@ def tables(whole: Tables | None = None, **decomposition: Any) -> Tables:
 
 
 def test_the_whole_becomes_a_subtask_a_modality() -> None:
-    """Each part has the whole's labels and metric and the kind of what it sees; its view is of all classes."""
+    """Each part has the whole's labels and metric and the kind of what it sees; its view has all classes."""
     found = parse(tables(), "file")
     assert sorted(found.subtasks) == ["case-history", "case-imaging", "case-laboratory", "other"]
     kinds = {name: found.subtasks[name].kind for name in found.parts_of("case").values()}

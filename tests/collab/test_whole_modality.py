@@ -1,4 +1,4 @@
-"""All modalities together: each part's own prior divided out, the whole's put in once, sums that rows have."""
+"""All modalities together: each part's own prior divided out, the whole's put in once, honest sums."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ EACH = 80
 
 
 def patients(site: str, rows: int = EACH) -> tuple[list[list[str]], list[str]]:
-    """Return a site's cells and its labels; gamma has no laboratory, some rows lack their electrocardiogram."""
+    """Return a site's cells and its labels; gamma has no laboratory, some rows lack their pulse."""
     rng = np.random.default_rng(NAMES.index(site))
     found, labels = [], []
     for _ in range(rows):
@@ -80,7 +80,7 @@ def made(folder: Path, *, modalities: Mapping[str, Any] = MODALITIES, **changes:
 
 
 def write_scans(path: Path) -> Path:
-    """Write an archive of images beside columns; beta has no scans, and a third of the others' are missing."""
+    """Write an archive of images beside columns; beta has no scans, a third of the others' are missing."""
     rng = np.random.default_rng(9)
     site_N = np.repeat(NAMES, EACH)
     y_N = rng.integers(2, size=len(site_N))

@@ -1,4 +1,4 @@
-"""A task taken apart by modality, run whole: a site without one takes part in the others, one answer at the end."""
+"""A task taken apart by modality, run whole: a site without one takes part in the others."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def write_test_rows(collaboration: Collaboration, path: Path) -> NDArray[np.int6
             rows = ScenarioCustody(collaboration, site).whole(describe(collaboration, "case-ecg")).test
             at = {name: rows.numeric_NP[:, i] for i, name in enumerate(rows.numeric_names)}
             at |= {name: rows.categorical_NQ[:, i] for i, name in enumerate(rows.categorical_names)}
-            cells = [["" if v == "" or v != v else v for v in at[name]] for name in COLUMNS]
+            cells = [["" if str(v) == "nan" else v for v in at[name]] for name in COLUMNS]
             writer.writerows(zip(*cells, strict=True))
             y.append(rows.y)
     return np.concatenate(y)
@@ -369,7 +369,7 @@ def test_soft_labels_of_a_modality_are_on_rows_that_have_it(tmp_path: Path) -> N
 
 
 def test_images_and_columns_of_the_same_rows(tmp_path: Path) -> None:
-    """One archive of scans and columns: two kinds of subtask, beta without scans, one answer that predicts."""
+    """One archive of scans and columns: two kinds of subtask, beta without scans, one answer."""
     found = run(scans(tmp_path), tmp_path)
     subtasks = found.summary["subtasks"]
     assert subtasks["case-scan"]["kind"] == "image_classification"
