@@ -8,8 +8,8 @@ That is the rule ``fusion.product`` on answers moved to the whole's prior. A row
 
 The shares are of the sites' train rows, as far as they tell: exact or rounded counts as they are; a site that
 gives a mask counts with its train rows spread evenly over the classes that it has; a class on which it
-abstains counts as none there. Of the whole's rows a site tells nothing, only of each part's: the most that a part
-has of a class stands for them, which is exact where some modality is known of all rows.
+abstains counts as none there. Of the whole's rows a site tells nothing, only of each part's: the most that a
+part has of a class stands for them, which is exact where some modality is known of all rows.
 
 Legend of shapes: N rows, M modalities, C classes.
 """

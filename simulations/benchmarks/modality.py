@@ -54,9 +54,10 @@ def run(made: Tables) -> Tables:
         return simulate(collaboration, Order("r", Path(folder), baselines=False), lambda _: None)
 
 
-def validation(summary: Tables, subtask: str) -> float:
-    """Return the log loss on validation rows after the last round."""
-    return float(summary["subtasks"][subtask]["curve"][-1]["value"])
+def best_rate(summaries: Mapping[float, Tables], subtask: str) -> float:
+    """Return the rate with the lowest log loss on validation rows after the last round."""
+    losses = {rate: float(s["subtasks"][subtask]["curve"][-1]["value"]) for rate, s in summaries.items()}
+    return min(losses, key=losses.__getitem__)
 
 
 def one_model(seed: int, family: str) -> Tables:
@@ -66,7 +67,7 @@ def one_model(seed: int, family: str) -> Tables:
         made = tables(seed, family, rate)
         del made["decomposition"]
         found[rate] = run(made)
-    best = min(found, key=lambda rate: validation(found[rate], WHOLE))
+    best = best_rate(found, WHOLE)
     return {"rate": best, "test": _chosen(found[best]["subtasks"][WHOLE]["fusion"]["metrics"])}
 
 
@@ -75,10 +76,7 @@ def by_modality(seed: int, family: str) -> Tables:
     found = {rate: run(tables(seed, family, rate)) for rate in RATES}
     made = tables(seed, family, RATES[0])
     modalities = made["decomposition"][WHOLE]["modalities"]
-    rates = {
-        part: min(RATES, key=lambda rate, name=f"{WHOLE}-{part}": validation(found[rate], name))
-        for part in modalities
-    }
+    rates = {part: best_rate(found, f"{WHOLE}-{part}") for part in modalities}
     train = made["subtasks"][WHOLE]["train"]
     made["decomposition"][WHOLE]["parts"] = {p: {"train": {**train, "lr": r}} for p, r in rates.items()}
     whole = run(made)["decompositions"][WHOLE]
