@@ -101,26 +101,10 @@ def assign(
     return {name: tuple(c for c in columns if owner[c] == name) for name in modalities}
 
 
-def split(examples: Examples, modalities: Mapping[str, Columns]) -> dict[str, View]:
-    """Return each modality's view of the rows; labels, groups and sides of the split go with them.
+def view(examples: Examples, modality: Columns) -> View:
+    """Return one modality's view of the rows; labels, groups and sides of the split go with them.
 
     A row lacks a modality if all its columns are missing there, or if no pixel of its image is a number.
-
-    Raises:
-        ConfigError: as ``kinds`` and ``assign``.
-        DataError: an image has some pixels that are no numbers.
-    """
-    kinds(modalities, "classes" if examples.y.dtype.kind == "i" else "value")
-    names = (*examples.numeric_names, *examples.categorical_names)
-    assigned = assign(modalities, names, has_image=examples.image_NCHW is not None)
-    return {
-        name: view(examples, IMAGE if isinstance(modalities[name], str) else own)
-        for name, own in assigned.items()
-    }
-
-
-def view(examples: Examples, modality: Columns) -> View:
-    """Return one modality's view of the rows, as ``split`` does, whatever the other modalities are.
 
     Raises:
         DataError: there is no image, an image is partly no numbers, or a name matches no column.
