@@ -101,12 +101,12 @@ def prepare(
         name: _prepare_one(courier, collaboration, name, capabilities, notes)
         for name in sorted(collaboration.subtasks)
     }
-    _check_modalities(prepared)
+    check_modalities(prepared)
     return prepared
 
 
-def _check_modalities(prepared: Mapping[str, Prepared]) -> None:
-    """Refuse patterns of two modalities that meet in a column of real sites: it would count twice."""
+def check_modalities(prepared: Mapping[str, Prepared]) -> None:
+    """Raise a ``ConfigError`` if two modalities' patterns meet in a column of real sites: it counts twice."""
     owners: dict[tuple[str, str], str] = {}
     for name, one in prepared.items():
         part = one.subtask.part

@@ -174,6 +174,10 @@ class DataConfig(Frozen):
             raise ValueError(f"format '{self.format}' has no split.test_inputs: give split.test_path")
         if self.parts and (split.column or split.has_official_test):
             raise ValueError("parts says each row's side: leave out split.column and split.test_path")
+        if split.test_inputs is not None and self.table is not None:
+            raise ValueError(
+                "table has no test rows of its own: with it give split.test_path, not test_inputs"
+            )
         if split.test_inputs is not None and (split.group or self.site or self.files):
             raise ValueError("split.test_inputs goes with neither split.group nor site nor files")
         return self

@@ -33,7 +33,7 @@ from server.federation import COLLABORATION
 from server.models import FUSION, read_arrays
 from server.outlook import as_json
 from server.predict import predict
-from server.preparation import describe
+from server.preparation import Prepared, check_modalities, describe
 from server.report import render
 from server.runlog import replay
 from simulations.simulate import first_allocation
@@ -351,6 +351,15 @@ def test_a_column_in_no_modality_or_in_two_is_refused(tmp_path: Path) -> None:
     image = {**MODALITIES, "scan": "image"}
     with pytest.raises(ConfigError, match="need format 'npz' with inputs and table"):
         scenario(made(tmp_path, modalities=image))
+
+
+def test_patterns_that_meet_at_real_sites_are_refused(found: Small) -> None:
+    """Only the sites' columns tell that two patterns mean one column: the line names it and both parts."""
+    parts = {part.subtask.name: part.subtask for part in _letter(found, "alpha")[0].parts}
+    check_modalities({name: Prepared(subtask, {}, {}, {}) for name, subtask in parts.items()})
+    twice = {"case-ecg": parts["case-ecg"], "case-pulse": parts["case-ecg"]}
+    with pytest.raises(ConfigError, match="'pulse' is a part of case-ecg and of case-pulse"):
+        check_modalities({name: Prepared(subtask, {}, {}, {}) for name, subtask in twice.items()})
 
 
 def test_soft_labels_of_a_modality_are_on_rows_that_have_it(tmp_path: Path) -> None:

@@ -33,6 +33,10 @@ CSV: dict[str, Any] = {"format": "csv", "path": "a.csv", "target": "y"}
         ({"format": "npz", "path": "a.npz", "categorical": ["a"]}, "no key 'categorical'"),
         ({"format": "npz", "path": "a.npz", "columns": ["a"]}, "give table"),
         ({"format": "npz", "path": "a.npz", "table": "t", "columns": ["a", "a"]}, "'a' stands twice"),
+        (
+            {"format": "npz", "path": "a", "table": "t", "split": {"test_inputs": "u", "test_target": "v"}},
+            "give split.test_path",
+        ),
         ({"format": "images", "path": "a", "table": "t"}, "no key 'table'"),
         ({"format": "npz", "path": "a.npz", "missing_in": {"a": ["0"]}}, "no key 'missing_in'"),
         ({"format": "parquet", "path": "a"}, "'sklearn', 'csv', 'npz', 'idx', 'images' or 'text'"),
