@@ -80,9 +80,10 @@ class TimePassed(_Event):
 class Evaluated(_Event):
     """The aggregated model of a subtask was measured on federated validation rows.
 
-    ``value`` is the metric that decides; None where no site could measure it. ``loss`` is f_k
-    (``collab.objective``), ``losses`` the same on each site's own rows, ``credits`` what each
-    contribution of the round was worth beside the others (``collab.credit``).
+    ``value`` is the metric that decides, ``constant`` that of the best constant answer; None where no site
+    could measure it. ``loss`` is over that of the constant answer (``collab.objective``), ``losses`` the same
+    on each site's own rows, ``credits`` what each contribution of the round was worth beside the others
+    (``collab.credit``).
     """
 
     type: Literal["evaluated"] = "evaluated"
@@ -90,6 +91,7 @@ class Evaluated(_Event):
     subtask: Name
     value: float | None
     num_examples: Count
+    constant: float | None = None
     loss: float | None = None
     losses: dict[Name, float] = {}
     credits: dict[Name, Amount] = {}

@@ -3,9 +3,11 @@
 Everything here follows from the run's events in their order, so a replayed log gives the same
 beliefs, and feedback of round t is there when round t + 1 is planned. Nothing is learnt from test rows.
 
-The gain of a contribution is its part of what its round took off f_k (``collab.objective``): parts
-are by examples times credit. A pair's gains have a Normal-Gamma posterior whose prior is the mean
-of the subtask's own gains and as wide as that. Old evidence is discounted every round and a gain may
+The gain of a contribution is its part of what its round took off the lowest f_k so far
+(``collab.objective``), as if its site had been alone: parts are by examples times credit, and a cohort of n
+is worth Σ 1/j sites. A loss that swings gains nothing by coming back. A pair's gains have a Normal-Gamma
+posterior whose prior is the mean of the subtask's own gains, in proportion to the site's examples, and as
+wide as that. Old evidence is discounted every round and a gain may
 wander meanwhile, so a pair that is not asked becomes uncertain again; an alarm of drift halves what
 is left.
 """
@@ -18,7 +20,7 @@ from dataclasses import dataclass, field, replace
 
 from collab.allocation.contract import Belief
 from collab.drift import PageHinkley
-from collab.objective import fair_weight, smoothed
+from collab.objective import fair_weight, smoothed, worth_of
 from collab.pace import Pace
 from collab.standing import Standing, judge
 
@@ -30,24 +32,33 @@ DISCOUNT = 0.9
 WANDERS = 0.2
 # After an alarm: how much more is explored, and how much of that is left a round later.
 EXPLORE_AFTER_ALARM, EXPLORE_DECAY = 2.0, 0.8
+# A site with many more or fewer examples than the others is expected to gain so much more or less, at most.
+WIDEST = 10.0
 _LEAST = 1e-9
 
 
 @dataclass(frozen=True)
 class Gains:
-    """Discounted sums of gains: how many, their total, and the total of their squares."""
+    """Discounted sums of gains: how many, their total, the total of their squares, and of their examples."""
 
     n: float = 0.0
     total: float = 0.0
     squares: float = 0.0
+    examples: float = 0.0
 
-    def plus(self, gain: float) -> Gains:
+    def plus(self, gain: float, examples: int = 0) -> Gains:
         """Return the sums with one more."""
-        return Gains(self.n + 1.0, self.total + gain, self.squares + gain * gain)
+        return Gains(self.n + 1.0, self.total + gain, self.squares + gain * gain, self.examples + examples)
 
     def times(self, factor: float) -> Gains:
         """Return the sums, discounted."""
-        return Gains(self.n * factor, self.total * factor, self.squares * factor)
+        return Gains(self.n * factor, self.total * factor, self.squares * factor, self.examples * factor)
+
+    def usual(self, examples: int) -> float:
+        """Return what a contribution of so many examples gained on average; of 0: whatever it has."""
+        if examples <= 0 or self.examples <= 0.0:
+            return self.mean
+        return self.mean * min(max(examples * self.n / self.examples, 1.0 / WIDEST), WIDEST)
 
     @property
     def mean(self) -> float:
@@ -68,9 +79,9 @@ class Gains:
 
 @dataclass(frozen=True)
 class SubtaskRecord:
-    """How a subtask fares: f_k as measured and smoothed, its gains, and whether it drifts."""
+    """How a subtask fares: the lowest f_k and the smoothed one, its gains, and whether its loss drifts."""
 
-    last: float | None = None
+    best: float = 1.0
     smooth: float | None = None
     gains: Gains = field(default_factory=Gains)
     drift: PageHinkley = field(default_factory=PageHinkley)
@@ -106,15 +117,17 @@ class Measured:
     """What was measured of a subtask at the end of a round.
 
     Attributes:
-        loss: f_k; None where no site could measure it.
+        loss: over that of the best constant answer; None where no site could measure it.
         losses: f_k on each site's own validation rows.
         credits: how well each contribution agreed with what was made of all, relative to the
             cohort's median, 0 to 1; a site that is missing counts as 1.
+        to_go: what is left of the way to the subtask's target; None where it has none.
     """
 
     loss: float | None
     losses: Mapping[str, float]
     credits: Mapping[str, float]
+    to_go: float | None = None
 
 
 class Beliefs:
@@ -160,16 +173,17 @@ class Beliefs:
         if found.loss is None:
             return
         record = self.subtask(subtask)
-        drop = min(max((1.0 if record.last is None else record.last) - found.loss, 0.0), 1.0)
-        gains = record.gains
-        for site, part in _parts(given, found.credits).items():
-            pair = self._pair(site, subtask)
-            self._pairs[site, subtask] = replace(pair, gains=pair.gains.plus(drop * part))
-            gains = gains.plus(drop * part)
-        drift = record.drift.observe(found.loss)
+        f = found.loss if found.to_go is None else found.to_go
+        alone = max(record.best - f, 0.0) * len(given) / max(worth_of(len(given)), 1.0)
+        gains, parts = record.gains, _parts(given, found.credits)
+        for one in given:
+            pair, gain = self._pair(one.site, subtask), alone * parts[one.site]
+            self._pairs[one.site, subtask] = replace(pair, gains=pair.gains.plus(gain, one.examples))
+            gains = gains.plus(gain, one.examples)
+        drift, smooth = record.drift.observe(found.loss), smoothed(record.smooth, f)
         self._subtasks[subtask] = SubtaskRecord(
-            found.loss,
-            smoothed(record.smooth, found.loss),
+            max(smooth, f) if drift.alarm else min(record.best, f),
+            smooth,
             gains,
             drift,
             EXPLORE_AFTER_ALARM if drift.alarm else record.exploration,
@@ -218,14 +232,14 @@ class Beliefs:
         """Return the last round in which the pair contributed; 0 for never."""
         return self._pair(site, subtask).last_round
 
-    def belief(self, site: str, subtask: str, work_s: float, round_: int) -> Belief:
-        """Return what is believed of a pair as ``round_`` is planned.
+    def belief(self, site: str, subtask: str, work_s: float, round_: int, examples: int = 0) -> Belief:
+        """Return what is believed of a pair with so many examples (0: not known) as ``round_`` is planned.
 
         Its gain may have wandered since it was last asked: the variance grows with every round of waiting,
         so every pair comes round in the end.
         """
         pair = self._pair(site, subtask)
-        usual = self.subtask(subtask).gains.mean
+        usual = self.subtask(subtask).gains.usual(examples)
         gain, gain_sd = pair.gains.posterior(usual)
         gain_sd = math.hypot(gain_sd, WANDERS * usual * math.sqrt(max(round_ - 1 - pair.last_asked, 0)))
         seconds, seconds_sd = self.seconds(site, work_s)

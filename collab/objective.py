@@ -6,10 +6,15 @@ frequencies, or the mean), so losses of unlike tasks share a scale: 1 has learnt
 derivative after f_k is α λ_k f_k^(α-1): that is a subtask's weight in allocation. After Siew et al.,
 "Fair Training of Multiple Federated Learning Models on Resource Constrained Network Devices"
 (FedFairMMFL), IEEE/ACM ToN 2025, arXiv 2404.13841.
+
+A subtask that has a target is done once it is there, and what counts of it is the way that is left:
+f_k is then the distance of its metric to the target over that of the best constant answer. A loss that
+cannot fall much further, as where labels are noisy, would else claim the sites for ever.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -40,6 +45,46 @@ def smoothed(before: float | None, now: float) -> float:
     """Return the smoothed f_k; the first value counts in full."""
     now = min(max(now, 0.0), WORST)
     return now if before is None else SMOOTHING * before + (1.0 - SMOOTHING) * now
+
+
+def to_go(metric: str, value: float | None, target: float | None, constant: float | None) -> float | None:
+    """Return what is left of the way from the constant answer's ``constant`` to ``target``, 0 to ``WORST``.
+
+    None where one of the figures is not known, or the constant answer is already at the target.
+    """
+    if value is None or target is None or constant is None or not metrics.is_better(metric, target, constant):
+        return None
+    return min(max((value - target) / (constant - target), 0.0), WORST)
+
+
+def constant_metrics(merged: Arrays) -> dict[str, float]:
+    """Return what the best constant answer on these rows has of each metric, where that can be told.
+
+    For a classification it answers the class frequencies, which name the most frequent class.
+    """
+    rows = metrics.num_examples(merged)
+    if not rows:
+        return {}
+    if "log_loss" not in merged:
+        return {"rmse": math.sqrt(_constant(merged, rows)), "r2": 0.0}
+    counts_C = merged["confusion"].sum(axis=1)
+    seen, most = int((counts_C > 0).sum()), float(counts_C.max() / counts_C.sum())
+    return {
+        "accuracy": most,
+        "balanced_accuracy": 1.0 / seen,
+        "auroc": 0.5,
+        "f1": 2.0 * most / (1.0 + most) / seen,
+        "log_loss": _constant(merged, rows),
+    }
+
+
+def worth_of(sites: int) -> float:
+    """Return what a cohort of ``sites`` equal sites is worth over a single one: Σ 1/j.
+
+    A further site makes a mean of updates less noisy by less and less: what it adds is taken to be its
+    part of the mean, 1/j for the j-th. So gains of cohorts of unlike sizes can be compared.
+    """
+    return sum(1.0 / j for j in range(1, sites + 1))
 
 
 def relative_losses(merged: Arrays, of_site: Mapping[str, Arrays]) -> tuple[float | None, dict[str, float]]:

@@ -145,7 +145,8 @@ class Roster:
 
     def belief(self, site: str, subtask: str, round_: int) -> Belief:
         """Return what is believed of a pair as a round is planned."""
-        return self.beliefs.belief(site, subtask, self.work_s(site, subtask), round_)
+        examples = self.sites[site].capability.subtasks.get(subtask, 0)
+        return self.beliefs.belief(site, subtask, self.work_s(site, subtask), round_, examples)
 
     def _last_rounds(self, active: Sequence[str]) -> dict[tuple[str, str], int]:
         pairs = ((site, subtask) for site in self.sites for subtask in active)

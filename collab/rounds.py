@@ -41,6 +41,7 @@ from collab.events import (
 )
 from collab.feedback import Contributed, Measured
 from collab.metrics import is_better
+from collab.objective import to_go
 from collab.roster import Roster
 from protocol.messages import assignment_id
 
@@ -151,11 +152,12 @@ class Rounds:
         given = tuple(
             Contributed(t.send.site, t.examples) for t in cohort.with_outcome("contributed").values()
         )
-        found = Measured(event.loss, event.losses, event.credits)
-        self.roster.beliefs.measured(event.subtask, self.round, given, found)
         terms = self._terms.subtasks[event.subtask]
+        metric = metric_of(terms)
+        left = to_go(metric, event.value, terms.target, event.constant)
+        found = Measured(event.loss, event.losses, event.credits, left)
+        self.roster.beliefs.measured(event.subtask, self.round, given, found)
         if event.value is not None and terms.target is not None:
-            metric = metric_of(terms)
             if event.value == terms.target or is_better(metric, event.value, terms.target):
                 self._stopped.add(event.subtask)
         yield from self._after_closing()

@@ -219,7 +219,8 @@ class Conductor:
         self._call_the_roll(instruction.round + 1)
         for subtask in instruction.subtasks:
             found, others = self.learners[subtask].measure(self.courier, instruction.round, self.notes)
-            value = found.metrics.get(metric_of(self.collaboration.subtasks[subtask]))
+            metric = metric_of(self.collaboration.subtasks[subtask])
+            value = found.metrics.get(metric)
             point = CurvePoint(
                 instruction.round,
                 self.courier.now_s,
@@ -237,12 +238,12 @@ class Conductor:
                     subtask=subtask,
                     value=value,
                     num_examples=found.num_examples,
+                    constant=found.constant.get(metric),
                     loss=found.loss,
                     losses=dict(found.losses),
                     credits=self._credits.pop(subtask, {}),
                 )
             )
-            metric = self.collaboration.subtasks[subtask].metric
             self.listener(
                 {
                     "type": "evaluated",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from collab import metrics
 from collab.calibration import check_temperature_sums, temperature_from, temperature_statistics
 from collab.collaboration import named_kind
-from collab.objective import relative_losses
+from collab.objective import constant_metrics, relative_losses
 from collab.paired import compare
 from collab.sparse import expand
 from protocol.arrays import Arrays, Spec, check, spec_of
@@ -28,7 +28,8 @@ Stats = dict[str, NDArray[Any]]
 class Measurement:
     """Metrics on federated validation rows, merged over the sites that answered.
 
-    ``loss`` is f_k (``collab.objective``), ``losses`` each site's own loss over the same reference.
+    ``loss`` is over the constant answer's (``collab.objective``), ``losses`` each site's own over the same
+    reference, ``constant`` the constant answer's metrics.
     """
 
     metrics: Mapping[str, float]
@@ -36,6 +37,7 @@ class Measurement:
     sites: tuple[str, ...]
     loss: float | None = None
     losses: Mapping[str, float] = field(default_factory=dict)
+    constant: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,8 @@ def merge_evaluations(
             found[group].append(stats)
     merged = metrics.merge(found[""])
     loss, losses = relative_losses(merged, dict(zip(sites, found[""], strict=True)))
-    measurement = Measurement(
-        metrics.summarise(merged), metrics.num_examples(merged), tuple(sites), loss, losses
-    )
+    rows, constant = metrics.num_examples(merged), constant_metrics(merged)
+    measurement = Measurement(metrics.summarise(merged), rows, tuple(sites), loss, losses, constant)
     grids = found.get("temperature", [])
     temperature = temperature_from(metrics.merge(grids), len(grids)) if grids else 1.0
     return Evaluated(measurement, metrics.merge(found.get("constant", [])), temperature, others)

@@ -33,10 +33,11 @@ import numpy as np
 from collab.allocation.budgets import HIGH, LOW, equal_time
 from collab.allocation.contract import Candidate, Decision, Request, SiteView, SubtaskView, Suggestion
 from collab.allocation.feasibility import able
-from collab.allocation.solver import TIE, Coverage, Optimum, pose, solve
+from collab.allocation.solver import TIE, Coverage, Crowding, Optimum, pose, solve
 from protocol.errors import ConfigError
 
 PROBATION: Final = 0.5  # of the gain, while a site is on probation
+_EACH: Final = 32  # so many sites of a cohort are weighed one by one, further ones in wider steps
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,11 @@ class Options:
     kappa: float = 1.0
     price: float = 0.0
     coverage: float = 0.25
+    crowding: float = 1.0
     work: float = 0.75
 
     def __post_init__(self) -> None:
-        for name in ("beta", "kappa", "price", "coverage"):
+        for name in ("beta", "kappa", "price", "coverage", "crowding"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"allocation 'consilium': {name} is {value}, it must be 0 or more")
@@ -77,6 +79,7 @@ class _Pair:
     gain: float  # optimistic
     seconds: float
     slowness: float  # seconds over the median of the subtask's sites
+    share: float  # what one more site of a cohort of usual size adds, over the first
     cost: float
     utility: float
 
@@ -93,7 +96,8 @@ def allocate(request: Request, rng: np.random.Generator, options: Options | None
         return Decision(())
     utility_P = np.array([pair.utility for pair in pairs])
     coverage = _coverage(pairs, chosen_options.coverage)
-    optimum = solve(pose(request, [pair.key for pair in pairs], utility_P, coverage), rng)
+    crowding = _crowding(request, pairs, chosen_options.crowding)
+    optimum = solve(pose(request, [pair.key for pair in pairs], utility_P, coverage, crowding), rng)
     taken = [pair for pair, is_chosen in zip(pairs, optimum.chosen_P, strict=True) if is_chosen]
     budgets = _budgets(taken, chosen_options.work)
     cohorts = Counter(pair.subtask.name for pair in taken)
@@ -104,14 +108,22 @@ def allocate(request: Request, rng: np.random.Generator, options: Options | None
 
 
 def _pairs(request: Request, options: Options) -> list[_Pair]:
-    feasible = [(site, subtask) for site, subtasks in able(request) for subtask in subtasks]
+    found = able(request)
+    feasible = [(site, subtask) for site, subtasks in found for subtask in subtasks]
+    cohort_of: defaultdict[str, float] = defaultdict(float)
+    for _, subtasks in found:
+        for subtask in subtasks:
+            cohort_of[subtask.name] += min(1.0, request.capacity / len(subtasks))
     known: defaultdict[str, list[float]] = defaultdict(list)
     for site, subtask in feasible:
         seconds = _seconds(request, site, subtask.name)
         if seconds is not None and math.isfinite(seconds):
             known[subtask.name].append(seconds)
     medians = {name: median(seconds) for name, seconds in known.items()}
-    return [_pair(request, options, site, subtask, medians.get(subtask.name)) for site, subtask in feasible]
+    return [
+        _pair(request, options, site, subtask, medians.get(subtask.name), max(cohort_of[subtask.name], 1.0))
+        for site, subtask in feasible
+    ]
 
 
 def _seconds(request: Request, site: SiteView, subtask: str) -> float | None:
@@ -120,7 +132,12 @@ def _seconds(request: Request, site: SiteView, subtask: str) -> float | None:
 
 
 def _pair(
-    request: Request, options: Options, site: SiteView, subtask: SubtaskView, middle: float | None
+    request: Request,
+    options: Options,
+    site: SiteView,
+    subtask: SubtaskView,
+    middle: float | None,
+    cohort: float,
 ) -> _Pair:
     belief = request.belief(site.name, subtask.name)
     predicted = _seconds(request, site, subtask.name)
@@ -130,9 +147,30 @@ def _pair(
     gain = belief.gain + subtask.exploration * options.kappa * belief.gain_sd
     trust = site.reputation * (PROBATION if site.on_probation else 1.0)
     speed = slowness**-options.beta if math.isfinite(seconds) else 0.0
-    worth = subtask.importance * subtask.weight * gain * trust * speed
+    share = cohort**-options.crowding
+    worth = subtask.importance * subtask.weight * gain * trust * speed * share
     cost = options.price * site.price * min(seconds, slowness * (middle or 0.0))
-    return _Pair(site, subtask, gain, seconds, slowness, cost, worth - cost)
+    return _Pair(site, subtask, gain, seconds, slowness, share, cost, worth - cost)
+
+
+def _crowding(request: Request, pairs: Sequence[_Pair], exponent: float) -> Crowding | None:
+    """Return what each further site of a cohort is worth less than one of a usual cohort, rising costs."""
+    if exponent == 0.0:
+        return None
+    subtask_J, width_J, cost_J = [], [], []
+    for k, subtask in enumerate(request.subtasks):
+        mine = [pair for pair in pairs if pair.subtask.name == subtask.name]
+        worths = [pair.utility for pair in mine if pair.utility > 0]
+        if not worths:
+            continue
+        share, typical = mine[0].share, median(worths)
+        first, last = subtask.min_sites + 1, len(mine)
+        while first <= last:
+            width = max(1, first // _EACH)
+            factor = (first + (width - 1) / 2) ** -exponent / share
+            subtask_J.append(k), width_J.append(width), cost_J.append(typical * (1.0 - factor))
+            first += width
+    return Crowding(np.array(subtask_J, np.intp), np.array(width_J, np.float64), np.array(cost_J))
 
 
 def _coverage(pairs: Sequence[_Pair], share: float) -> Coverage | None:

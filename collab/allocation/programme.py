@@ -1,11 +1,12 @@
 """The assignment problem, and the linear and integer programmes that HiGHS is given for it.
 
-    maximise  Σ_p u_p x_p + Σ_g b_g z_g       over pairs p = (site i, subtask k), x_p in {0, 1}
-    with      Σ_{p of i} x_p <= capacity,     Σ_{p of k} x_p + s_k − e_k = least_k
+    maximise  Σ_p u_p x_p + Σ_g b_g z_g − Σ_j c_j e_j     over pairs p = (site i, subtask k), x_p in {0, 1}
+    with      Σ_{p of i} x_p <= capacity,     Σ_{p of k} x_p + s_k − Σ_{j of k} e_j = least_k
               z_g <= Σ_{p in g} x_p,          z_g in [0, 1]
-              s_k in [0, least_k],            e_k in [0, most_k − least_k]
+              s_k in [0, least_k],            e_j in [0, width_j],   Σ_{j of k} width_j = most_k − least_k
 
-less a penalty for every s_k. One row a subtask for both its bounds keeps the matrix small.
+less a penalty for every s_k. The steps j are what each further site of a cohort costs; dearer ones come later,
+so a linear programme fills them in order. One row a subtask for both its bounds keeps the matrix small.
 """
 
 from __future__ import annotations
@@ -50,9 +51,37 @@ class Coverage:
         return np.bincount(self.group_Q[chosen_P[self.pair_Q]], minlength=self.bonus_G.size)
 
 
+@dataclass(frozen=True)
+class Crowding:
+    """What sites beyond a subtask's minimum cost, in steps; beyond the last of them they cost nothing more.
+
+    Attributes:
+        subtask_J: the subtask of each step; those of one subtask follow each other, the costs rising.
+        width_J: how many sites the step is wide, above 0.
+        cost_J: what each site of the step costs; below 0 it is a gain.
+
+    Raises:
+        RunError: a later step costs less: more sites would be a reason for still more.
+    """
+
+    subtask_J: Indices
+    width_J: Floats
+    cost_J: Floats
+
+    def __post_init__(self) -> None:
+        follows_J = np.diff(self.subtask_J) == 0
+        if (np.diff(self.cost_J)[follows_J] < 0).any() or (np.diff(self.subtask_J) < 0).any():
+            raise RunError("allocation: what further sites of a cohort cost must rise with their number")
+
+
 def no_groups() -> Coverage:
     """Return a coverage that asks for nothing."""
     return Coverage(np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0))
+
+
+def no_steps() -> Crowding:
+    """Return a crowding that costs nothing."""
+    return Crowding(np.zeros(0, np.intp), np.zeros(0), np.zeros(0))
 
 
 @dataclass(frozen=True)
@@ -67,6 +96,7 @@ class Problem:
         least_K: the sites that each subtask should have.
         most_K: the most sites of each subtask.
         coverage: groups of pairs of which one each is wanted.
+        crowding: what each further site of a cohort costs.
 
     Raises:
         RunError: utilities that are no finite numbers, or a minimum above its maximum.
@@ -79,6 +109,7 @@ class Problem:
     least_K: Floats
     most_K: Floats
     coverage: Coverage = field(default_factory=no_groups)
+    crowding: Crowding = field(default_factory=no_steps)
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.utility_P).all():
@@ -90,6 +121,32 @@ class Problem:
     def sites(self) -> int:
         """N."""
         return int(self.site_P.max(initial=-1)) + 1
+
+    @property
+    def penalty(self) -> float:
+        """What a missing site of a minimum costs, bonuses apart: more than one more can (see ``solver``)."""
+        dearest = 2 * float(np.abs(self.crowding.cost_J).max(initial=0.0))
+        greatest = max(1.0, float(np.abs(self.utility_P).max(initial=0.0)))
+        return 2 * (self.least_K.size + 1) * greatest + dearest
+
+    def steps(self) -> Crowding:
+        """Return the steps of all cohorts from their minima to their maxima: those given, then free ones.
+
+        A step that costs nothing follows those of a subtask unless they reach its maximum; where the last
+        of them is dearer still, it goes on at that price.
+        """
+        subtask_J, width_J, cost_J = [], [], []
+        for k, room in enumerate(self.most_K - self.least_K):
+            left, last = float(room), 0.0
+            for j in np.flatnonzero(self.crowding.subtask_J == k):
+                last = float(self.crowding.cost_J[j])
+                width = min(float(self.crowding.width_J[j]), left)
+                if width > 0:
+                    subtask_J.append(k), width_J.append(width), cost_J.append(last)
+                left -= width
+            if left > 0:
+                subtask_J.append(k), width_J.append(left), cost_J.append(last)
+        return Crowding(np.array(subtask_J, np.intp), np.array(width_J), np.array(cost_J))
 
 
 @dataclass(frozen=True)
@@ -123,7 +180,7 @@ class Relaxation:
 
 @dataclass(frozen=True)
 class _Programme:
-    """Columns: C pairs, K shortfalls, K sites above the minimum, G groups with a row. Minimised."""
+    """Columns: C pairs, K shortfalls, J steps above the minima, G groups with a row. Minimised."""
 
     cost: Floats
     upper: Floats
@@ -190,17 +247,17 @@ def whole(problem: Problem, columns_P: Mask, rows_G: Mask) -> tuple[Floats, floa
 
 
 def _programme(problem: Problem, columns: Indices, rows_G: Mask) -> _Programme:
-    C, K, G = columns.size, problem.least_K.size, int(rows_G.sum())
+    steps = problem.steps()
+    C, K, J, G = columns.size, problem.least_K.size, steps.cost_J.size, int(rows_G.sum())
     bonus_G = problem.coverage.bonus_G[rows_G]
-    # See the solver's docstring: more than one more site of a minimum can cost.
-    penalty = 2 * (K + 1) * max(1.0, float(np.abs(problem.utility_P).max(initial=0.0))) + bonus_G.sum()
-    below, limit = _below(problem, columns, rows_G)
-    row_E = np.concatenate([problem.subtask_P[columns], np.arange(K), np.arange(K)])
-    sign_E = np.concatenate([np.ones(C + K), -np.ones(K)])
-    equal = csc_array((sign_E, (row_E, np.arange(C + 2 * K))), shape=(K, C + 2 * K + G))
+    below, limit = _below(problem, columns, rows_G, J)
+    row_E = np.concatenate([problem.subtask_P[columns], np.arange(K), steps.subtask_J])
+    sign_E = np.concatenate([np.ones(C + K), -np.ones(J)])
+    equal = csc_array((sign_E, (row_E, np.arange(C + K + J))), shape=(K, C + K + J + G))
+    penalty = problem.penalty + bonus_G.sum()
     return _Programme(
-        cost=np.concatenate([-problem.utility_P[columns], np.full(K, penalty), np.zeros(K), -bonus_G]),
-        upper=np.concatenate([np.ones(C), problem.least_K, problem.most_K - problem.least_K, np.ones(G)]),
+        cost=np.concatenate([-problem.utility_P[columns], np.full(K, penalty), steps.cost_J, -bonus_G]),
+        upper=np.concatenate([np.ones(C), problem.least_K, steps.width_J, np.ones(G)]),
         below=below,
         limit=limit,
         equal=equal,
@@ -208,9 +265,10 @@ def _programme(problem: Problem, columns: Indices, rows_G: Mask) -> _Programme:
     )
 
 
-def _below(problem: Problem, columns: Indices, rows_G: Mask) -> tuple[csc_array, Floats]:
+def _below(problem: Problem, columns: Indices, rows_G: Mask, steps: int) -> tuple[csc_array, Floats]:
     """Return the rows of the sites that can be full, then those of the groups, and their limits."""
-    site_C, G, width = problem.site_P[columns], int(rows_G.sum()), columns.size + 2 * problem.least_K.size
+    site_C, G = problem.site_P[columns], int(rows_G.sum())
+    width = columns.size + problem.least_K.size + steps
     can_fill_N = np.bincount(site_C, minlength=problem.sites) > problem.capacity
     row_N, full = np.cumsum(can_fill_N) - 1, int(can_fill_N.sum())
     at_C = np.flatnonzero(can_fill_N[site_C])

@@ -28,7 +28,7 @@ def rises(problem: Problem, chosen_P: Mask) -> Floats:
     utility_NK[problem.site_P, problem.subtask_P] = problem.utility_P
     chosen_NK[problem.site_P, problem.subtask_P] = chosen_P
     is_free_N = chosen_NK.sum(axis=1) < problem.capacity
-    never = 4 * (K + 1) * float(np.abs(problem.utility_P).max(initial=1.0))
+    never = 2 * problem.penalty
     steps_LL = _exchanges(utility_NK, chosen_NK, is_free_N)
     chain_LL = _closure(_resizings(problem, steps_LL, chosen_NK.sum(axis=0), never))
     # The pair's site has a place free, or gives up a subtask: there the chain ends.
@@ -55,14 +55,29 @@ def _exchanges(utility_NK: Floats, chosen_NK: Mask, is_free_N: Mask) -> Floats:
 
 def _resizings(problem: Problem, cost_LL: Floats, cohort_K: Indices, never: float) -> Floats:
     """Return the costs with those of cohorts that grow or shrink; to fall below a minimum costs ``never``."""
-    grow_K = np.where(cohort_K < problem.least_K, -never, 0.0)
+    next_K, last_K = _steps_at(problem, cohort_K)
+    grow_K = np.where(cohort_K < problem.least_K, -never, next_K)
     grow_K = np.where(cohort_K < problem.most_K, grow_K, np.inf)
-    shrink_K = np.where(cohort_K > problem.least_K, 0.0, never)
+    shrink_K = np.where(cohort_K > problem.least_K, -last_K, never)
     shrink_K = np.where(cohort_K > 0, shrink_K, np.inf)
     resized_LL = cost_LL.copy()
     resized_LL[:-1, -1] = np.minimum(cost_LL[:-1, -1], grow_K)
     resized_LL[-1, :-1] = np.minimum(cost_LL[-1, :-1], shrink_K)
     return resized_LL
+
+
+def _steps_at(problem: Problem, cohort_K: Indices) -> tuple[Floats, Floats]:
+    """Return what one more site of each cohort would cost, and what its last one did; 0 where none is."""
+    steps = problem.steps()
+    next_K, last_K = np.zeros(cohort_K.size), np.zeros(cohort_K.size)
+    for k, above in enumerate(cohort_K - problem.least_K):
+        mine_J = steps.subtask_J == k
+        ends_J, cost_J = np.cumsum(steps.width_J[mine_J]), steps.cost_J[mine_J]
+        if 0 <= above < ends_J[-1:].sum():
+            next_K[k] = cost_J[np.searchsorted(ends_J, above, side="right")]
+        if 0 < above:
+            last_K[k] = cost_J[np.searchsorted(ends_J, above, side="left")]
+    return next_K, last_K
 
 
 def _closure(cost_LL: Floats) -> Floats:

@@ -33,19 +33,21 @@ from collab.allocation.contract import Request
 from collab.allocation.programme import (
     TIE,
     Coverage,
+    Crowding,
     Floats,
     Indices,
     Mask,
     Problem,
     Relaxation,
     no_groups,
+    no_steps,
     nth_best,
     relax,
     whole,
 )
 from collab.allocation.residual import rises
 
-__all__ = ["TIE", "Coverage", "Optimum", "Problem", "pose", "solve", "without_ties"]
+__all__ = ["TIE", "Coverage", "Crowding", "Optimum", "Problem", "pose", "solve", "without_ties"]
 
 _GAIN: Final = 1e-9  # of the greatest utility: what counts when a pair that was left out is priced
 _SAMPLE: Final = 200  # sites on which prices are first estimated
@@ -76,7 +78,11 @@ class Optimum:
 
 
 def pose(
-    request: Request, pairs: Sequence[tuple[str, str]], utility_P: Floats, coverage: Coverage | None = None
+    request: Request,
+    pairs: Sequence[tuple[str, str]],
+    utility_P: Floats,
+    coverage: Coverage | None = None,
+    crowding: Crowding | None = None,
 ) -> Problem:
     """Return the problem of the (site, subtask) ``pairs``, with the request's capacity and cohorts.
 
@@ -93,6 +99,7 @@ def pose(
         least_K=np.minimum(most_K, [s.min_sites for s in request.subtasks]),
         most_K=most_K,
         coverage=coverage or no_groups(),
+        crowding=crowding or no_steps(),
     )
 
 
@@ -104,7 +111,8 @@ def solve(problem: Problem, rng: np.random.Generator) -> Optimum:
     """
     unit = float(np.abs(problem.utility_P).max(initial=0.0)) or 1.0
     groups = replace(problem.coverage, bonus_G=problem.coverage.bonus_G / unit)
-    scaled = replace(problem, utility_P=without_ties(problem.utility_P, rng), coverage=groups)
+    steps = replace(problem.crowding, cost_J=problem.crowding.cost_J / unit)
+    scaled = replace(problem, utility_P=without_ties(problem.utility_P, rng), coverage=groups, crowding=steps)
     linear, x_P, value = _covered(scaled, _promising(scaled, rng))
     chosen_P = x_P > 0.5
     if linear.is_integral:
@@ -160,6 +168,7 @@ def _promising(problem: Problem, rng: np.random.Generator) -> Mask:
         capacity=problem.capacity,
         least_K=problem.least_K * share,
         most_K=problem.most_K * share,
+        crowding=replace(problem.crowding, width_J=problem.crowding.width_J * share),
     )
     prices_K = relax(sample, np.ones(sample.utility_P.size, bool), np.zeros(0, bool)).subtask_price_K
     net_P = problem.utility_P - prices_K[problem.subtask_P]

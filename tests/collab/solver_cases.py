@@ -8,13 +8,13 @@ from itertools import product
 import numpy as np
 from hypothesis import strategies as st
 
-from collab.allocation.solver import TIE, Coverage, Optimum, Problem, solve
+from collab.allocation.solver import TIE, Coverage, Crowding, Optimum, Problem, solve
 
 UTILITIES = st.sampled_from([-1.0, -0.2, 0.0, 0.1, 0.3, 0.35, 0.7, 1.0, 2.5])
 
 
 @st.composite
-def problems(draw: st.DrawFn, coverage: bool = False) -> Problem:
+def problems(draw: st.DrawFn, coverage: bool = False, crowding: bool = False) -> Problem:
     """At most 10 pairs of 4 sites and 3 subtasks, so that every subset can be tried."""
     sites, subtasks = draw(st.integers(1, 4)), draw(st.integers(1, 3))
     every = list(product(range(sites), range(subtasks)))
@@ -29,7 +29,17 @@ def problems(draw: st.DrawFn, coverage: bool = False) -> Problem:
         least_K=least_K,
         most_K=most_K,
     )
-    return replace(made, coverage=draw(coverages(made))) if coverage else made
+    made = replace(made, coverage=draw(coverages(made))) if coverage else made
+    return replace(made, crowding=draw(crowdings(subtasks))) if crowding else made
+
+
+@st.composite
+def crowdings(draw: st.DrawFn, subtasks: int) -> Crowding:
+    """Up to three steps a subtask, gains and costs, the dearest last."""
+    costs = st.lists(st.sampled_from([-0.6, -0.25, 0.0, 0.15, 0.4, 0.9]), max_size=3).map(sorted)
+    found = [(k, draw(st.integers(1, 2)), cost) for k in range(subtasks) for cost in draw(costs)]
+    table = np.array(found, np.float64).reshape(-1, 3)
+    return Crowding(table[:, 0].astype(np.intp), table[:, 1], table[:, 2])
 
 
 @st.composite
@@ -56,7 +66,16 @@ def worth(problem: Problem, chosen_P: np.ndarray) -> tuple[float, float]:
         return np.inf, 0.0
     bonus = problem.coverage.bonus_G[problem.coverage.count(chosen_P) > 0].sum()
     missing = np.maximum(0, problem.least_K - cohort_K).sum()
-    return float(missing), float(problem.utility_P[chosen_P].sum() + bonus)
+    crowded = sum(crowd(problem, k, int(n - problem.least_K[k])) for k, n in enumerate(cohort_K))
+    return float(missing), float(problem.utility_P[chosen_P].sum() + bonus - crowded)
+
+
+def crowd(problem: Problem, subtask: int, above: int) -> float:
+    """What so many sites above a minimum cost: site by site, the last step going on for ever."""
+    mine = problem.crowding.subtask_J == subtask
+    widths, costs = problem.crowding.width_J[mine], problem.crowding.cost_J[mine]
+    each = [cost for width, cost in zip(widths, costs, strict=True) for _ in range(int(width))]
+    return float(sum((each + [each[-1] if each else 0.0] * max(above, 0))[: max(above, 0)]))
 
 
 def brute_force(problem: Problem) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 
 from collab.allocation import programme, solver
 from collab.allocation.contract import History, Request, SubtaskView
-from collab.allocation.solver import Coverage, Problem, pose, without_ties
+from collab.allocation.solver import Coverage, Crowding, Problem, pose, without_ties
 from protocol.errors import RunError
 from tests.collab.solver_cases import brute_force, problems, slack, solved, worth
 
@@ -39,7 +39,29 @@ def test_optimum_with_coverage_equals_brute_force(problem: Problem) -> None:
 
 
 @laws
-@given(problem=problems())
+@given(problem=problems(coverage=True, crowding=True))
+def test_optimum_with_crowding_equals_brute_force(problem: Problem) -> None:
+    """Further sites of a cohort cost more and more: the optimum counts it, whatever else is asked."""
+    missing, greatest = brute_force(problem)
+    assert worth(problem, solved(problem).chosen_P) == pytest.approx((missing, greatest), abs=slack(problem))
+
+
+@laws
+@given(problem=problems(crowding=True))
+def test_with_crowding_one_linear_programme_is_whole(problem: Problem) -> None:
+    """Steps keep the matrix that of a network: no integer programme is needed, and rises are exact."""
+    assert solved(problem).is_exact
+
+
+def test_crowding_that_falls_is_refused() -> None:
+    """A later step that costs less would be filled first: the optimum would be another problem's."""
+    with pytest.raises(RunError, match="must rise"):
+        Crowding(np.array([0, 0]), np.ones(2), np.array([0.5, 0.2]))
+    Crowding(np.array([0, 1]), np.ones(2), np.array([0.5, 0.2]))
+
+
+@laws
+@given(problem=problems(crowding=True))
 def test_a_pair_is_chosen_once_its_utility_has_risen_by_its_rise(problem: Problem) -> None:
     """A rise slightly below what is stated changes nothing for the pair; slightly above, it is chosen."""
     found = solved(problem)
