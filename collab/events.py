@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from collab.allocation.contract import LARGEST_BUDGET
 from protocol.messages import Amount, Capability, Count, Frozen, Name, Round, Text
 
 AssignmentKey = Annotated[str, Field(max_length=400)]
@@ -152,7 +153,8 @@ class Poll(Frozen):
 class Send(Frozen):
     """Ask a site to do a subtask.
 
-    ``payment``, ``inclusion`` and ``budget`` are as in ``collab.allocation.contract.Suggestion``.
+    ``payment``, ``inclusion`` and ``budget`` are as in ``collab.allocation.contract.Suggestion``;
+    ``patience_s`` is after how long the site is overdue, None where nothing is known of its pace.
     """
 
     type: Literal["send"] = "send"
@@ -165,7 +167,8 @@ class Send(Frozen):
     reason: Text
     payment: Amount = 0.0
     inclusion: float | None = Field(None, gt=0, le=1)
-    budget: float = Field(1.0, gt=0, le=1)
+    budget: float = Field(1.0, gt=0, le=LARGEST_BUDGET)
+    patience_s: Seconds | None = None
 
 
 class Refuse(Frozen):

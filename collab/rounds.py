@@ -157,9 +157,12 @@ class Rounds:
         left = to_go(metric, event.value, terms.target, event.constant)
         found = Measured(event.loss, event.losses, event.credits, left)
         self.roster.beliefs.measured(event.subtask, self.round, given, found)
-        if event.value is not None and terms.target is not None:
-            if event.value == terms.target or is_better(metric, event.value, terms.target):
-                self._stopped.add(event.subtask)
+        if (
+            event.value is not None
+            and terms.target is not None
+            and (event.value == terms.target or is_better(metric, event.value, terms.target))
+        ):
+            self._stopped.add(event.subtask)
         yield from self._after_closing()
 
     def _on_polled(self, event: Polled) -> Iterator[Instruction]:
@@ -228,11 +231,28 @@ class Rounds:
             payment=chosen.payment,
             inclusion=chosen.inclusion,
             budget=chosen.budget,
+            patience_s=self._patience_s(cohort.subtask, chosen),
         )
         key = assignment_id(self._run, self.round, cohort.subtask, chosen.site, attempt)
         examples = joined.capability.subtasks[cohort.subtask]
         cohort.tasks[key] = Task(send, examples, sent_s=self._now_s)
         return send
+
+    def _patience_s(self, subtask: str, chosen: Suggestion) -> float | None:
+        """Return after how long the site is overdue, what it was sent before in this round counted in.
+
+        That is ``patience`` standard deviations later than predicted, and ``grace_s``: as long as nothing is
+        known of a site's pace, far beyond its own figures.
+        """
+        terms = self._terms.coordination_of(subtask)
+        if terms.patience is None:
+            return None
+        before = [t.send for c in self.cohorts.values() for t in c.with_outcome("asked").values()]
+        mine = [(s.subtask, s.budget) for s in before if s.site == chosen.site]
+        work_s = sum(self.roster.work_s(chosen.site, k) * b for k, b in [*mine, (subtask, chosen.budget)])
+        seconds, sd = self.roster.beliefs.seconds(chosen.site, work_s)
+        overdue_s = seconds * math.exp(terms.patience * sd) + terms.grace_s
+        return overdue_s if seconds > 0 and overdue_s < terms.deadline_s else None
 
     def _failed(self, cohort: Cohort, key: str, outcome: Outcome, detail: str) -> Iterator[Instruction]:
         task = cohort.tasks[key]
@@ -318,8 +338,14 @@ class Rounds:
         return [Wait(until_s=min(dues))] if dues else []
 
     def _due_s(self, cohort: Cohort) -> float:
-        deadline_s = self._terms.coordination_of(cohort.subtask).deadline_s
-        return min(cohort.grace_ends_s, cohort.opened_s + deadline_s)
+        terms = self._terms.coordination_of(cohort.subtask)
+        due_s = min(cohort.grace_ends_s, cohort.opened_s + terms.deadline_s)
+        waiting = cohort.with_outcome("asked").values()
+        overdue_s = [t.sent_s + t.send.patience_s for t in waiting if t.send.patience_s is not None]
+        # Whoever is overdue is not waited for, unless the round could not close without it.
+        if waiting and len(overdue_s) == len(waiting) and share_of(cohort) >= terms.min_coverage:
+            due_s = min(due_s, max(overdue_s))
+        return due_s
 
     # -- which subtasks -------------------------------------------------------------------------
 
