@@ -164,7 +164,7 @@ class ObjectiveTerms(Frozen):
 class AllocationTerms(Frozen):
     """Who does what: a policy with its options, how much at once, and predicates on capability."""
 
-    policy: Rule = Rule(rule="assignment")
+    policy: Rule = Rule(rule="consilium")
     max_subtasks_per_site: int = Field(1, ge=1, le=1000)
     rules: dict[Name, Annotated[str, Field(max_length=500)]] = {}
 

@@ -24,7 +24,7 @@ the number of classes that can be had. Sites that do not let class counts out co
 
 The sites of a round then get budgets with which they finish together (``budgets``): a slow site a tenth of
 its local epochs at least, a fast one ``most`` times them at most, ``work`` times them on average over
-examples. Aggregate with ``fednova`` then: steps are unlike.
+examples. That takes an aggregation that normalises by steps, ``fednova``; with others all do the same.
 """
 
 from __future__ import annotations
@@ -115,7 +115,11 @@ def allocate(request: Request, rng: np.random.Generator, options: Options | None
     crowding = _crowding(request, pairs, chosen_options.crowding)
     optimum = solve(pose(request, [pair.key for pair in pairs], utility_P, coverage, crowding), rng)
     taken = [pair for pair, is_chosen in zip(pairs, optimum.chosen_P, strict=True) if is_chosen]
-    works = [Work(*pair.key, pair.site.examples[pair.subtask.name], pair.seconds) for pair in taken]
+    works = [
+        Work(*pair.key, pair.site.examples[pair.subtask.name], pair.seconds)
+        for pair in taken
+        if pair.subtask.normalises
+    ]
     budgets = finish_together(works, chosen_options.work, chosen_options.most)
     cohorts = Counter(pair.subtask.name for pair in taken)
     return Decision(

@@ -17,7 +17,7 @@ class Options:
 
     Attributes:
         work, most: budgets with which the sites drawn finish together, as with ``consilium``; as they are,
-            all do all their local epochs.
+            all do all their local epochs once.
 
     Raises:
         ConfigError: one of them is not in its range.
@@ -38,9 +38,13 @@ def allocate(request: Request, rng: np.random.Generator, options: Options | None
         count = min(request.capacity, len(subtasks))
         chance = count / len(subtasks)
         reason = f"drawn at random: {count} of the {len(subtasks)} that the site can do"
-        drawn = [subtasks[index].name for index in rng.permutation(len(subtasks))[:count]]
-        suggestions += [Suggestion(site.name, name, chance, reason) for name in drawn]
-        works += [Work(site.name, k, site.examples[k], request.seconds(site, k)) for k in drawn]
+        drawn = [subtasks[index] for index in rng.permutation(len(subtasks))[:count]]
+        suggestions += [Suggestion(site.name, subtask.name, chance, reason) for subtask in drawn]
+        works += [
+            Work(site.name, k.name, site.examples[k.name], request.seconds(site, k.name))
+            for k in drawn
+            if k.normalises
+        ]
     chosen = options or Options()
     budgets = finish_together(works, chosen.work, chosen.most)
     return [replace(s, budget=budgets.get((s.site, s.subtask), 1.0)) for s in suggestions]
