@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Final
@@ -95,7 +95,7 @@ class _Pair:
     gain: float  # optimistic
     seconds: float
     slowness: float  # seconds over the median of the subtask's sites
-    share: float  # what one more site of a cohort of usual size adds, over the first
+    cohort: float  # how many sites the subtask would have if each drew among what it can do
     cost: float
     utility: float
 
@@ -168,10 +168,12 @@ def _pair(
     gain = belief.gain + subtask.exploration * options.kappa * belief.gain_sd
     trust = site.reputation * (PROBATION if site.on_probation else 1.0)
     speed = slowness**-options.beta if math.isfinite(seconds) else 0.0
-    share = cohort**-options.crowding
-    worth = subtask.importance * subtask.weight * gain * trust * speed * share
+    place = cohort**-options.crowding
+    worth = subtask.importance * subtask.weight * gain * trust * speed * place
     cost = options.price * site.price * min(seconds, slowness * (middle or 0.0))
-    return _Pair(site, subtask, gain, seconds, slowness, share, cost, worth - cost)
+    return _Pair(
+        site, subtask, gain, seconds, slowness, cohort if options.crowding else 1.0, cost, worth - cost
+    )
 
 
 def _crowding(request: Request, pairs: Sequence[_Pair], exponent: float) -> Crowding | None:
@@ -184,15 +186,22 @@ def _crowding(request: Request, pairs: Sequence[_Pair], exponent: float) -> Crow
         worths = [pair.utility for pair in mine if pair.utility > 0]
         if not worths:
             continue
-        share, typical = mine[0].share, median(worths)
-        first, last = subtask.min_sites + 1, len(mine)
-        while first <= last:
-            width = max(1, first // _EACH)
-            factor = (first + (width - 1) / 2) ** -exponent / share
-            steps.append((k, width, typical * (1.0 - factor)))
-            first += width
+        usual, typical = mine[0].cohort, median(worths)
+        places_J = places(subtask.min_sites + 1, len(mine), usual, exponent)
+        steps += [(k, width, typical * (1.0 - factor)) for width, factor in places_J]
     subtask_J, width_J, cost_J = zip(*steps, strict=True) if steps else ((), (), ())
     return Crowding(np.array(subtask_J, np.intp), np.array(width_J, np.float64), np.array(cost_J))
+
+
+def places(first: int, last: int, usual: float, exponent: float) -> Iterator[tuple[int, float]]:
+    """Yield what the places of a cohort are worth over the one after ``usual`` sites, in steps.
+
+    A step is (sites wide, factor): the j-th site of a cohort is worth 1 / j^exponent of the first.
+    """
+    while first <= last:
+        width = max(1, first // _EACH)
+        yield width, ((first + (width - 1) / 2) / usual) ** -exponent
+        first += width
 
 
 def _coverage(pairs: Sequence[_Pair], share: float) -> Coverage | None:
@@ -222,7 +231,7 @@ def _suggest(pair: _Pair, cohort: int, budget: float) -> Suggestion:
         f"reputation {_short(site.reputation)}{', half on probation' if site.on_probation else ''}",
         f"{_short(pair.seconds)} s ({_short(pair.slowness)} of the median)",
     ]
-    if pair.share < 1:
+    if pair.cohort > 1:
         parts.append(f"as one of {max(cohort, 1)}")
     if pair.cost:
         parts.append(f"less {_short(pair.cost)} for its price")

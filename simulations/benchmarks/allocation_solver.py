@@ -8,9 +8,11 @@ HiGHS's linear programme on all pairs, of its integer programme on all pairs, an
 ``linear_sum_assignment`` with a column for each place (capacity 1, up to 300 sites). Gaps are relative, of
 the objective on the same utilities with the same ties moved; 0 means equal.
 
-Two kinds of utilities: ``uniform``, independent in [0, 1], and ``alike``, log-normal with σ 0.7 of the
-site, 0.3 of the subtask and 0.3 of the pair, so that all subtasks want the same sites. Three in ten pairs
-are not feasible; a subtask wants 3 sites at least and half of its fair share at most.
+Three kinds of utilities: ``uniform``, independent in [0, 1]; ``alike``, log-normal with σ 0.7 of the
+site, 0.3 of the subtask and 0.3 of the pair, so that all subtasks want the same sites; and ``crowded``, the
+same with cohorts whose further sites are worth less and less, as the policy consilium has them. Three in
+ten pairs are not feasible; a subtask wants 3 sites at least and half of its fair share at most, crowded
+ones as many as there are.
 """
 
 from __future__ import annotations
@@ -28,12 +30,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from collab.allocation import programme
-from collab.allocation.solver import Problem, solve, without_ties
+from collab.allocation import consilium, programme
+from collab.allocation.programme import no_steps
+from collab.allocation.solver import Crowding, Problem, solve, without_ties
 
 SUBTASKS = 10
 SIZES = ((100, 1), (300, 1), (1_000, 1), (1_000, 2), (10_000, 1), (10_000, 2))  # sites, capacity
-KINDS = ("uniform", "alike")
+KINDS = ("uniform", "alike", "crowded")
 HUNGARIAN_SITES = 300
 SEED = 20
 
@@ -47,20 +50,50 @@ def instance(kind: str, sites: int, capacity: int, seed: int = SEED) -> Problem:
         of_site, of_subtask = rng.lognormal(0, 0.7, (sites, 1)), rng.lognormal(0, 0.3, (1, SUBTASKS))
         utility_NK = of_site * of_subtask * rng.lognormal(0, 0.3, (sites, SUBTASKS))
     site_P, subtask_P = np.nonzero(rng.random((sites, SUBTASKS)) > 0.3)
-    most = max(3, capacity * sites // (2 * SUBTASKS))
+    most = sites if kind == "crowded" else max(3, capacity * sites // (2 * SUBTASKS))
+    utility_P = utility_NK[site_P, subtask_P]
+    crowding = crowding_of(SUBTASKS, 3, most, capacity * sites / SUBTASKS, float(np.median(utility_P)))
     return Problem(
-        utility_P=utility_NK[site_P, subtask_P],
+        utility_P=utility_P,
         site_P=site_P,
         subtask_P=subtask_P,
         capacity=capacity,
         least_K=np.full(SUBTASKS, 3.0),
         most_K=np.full(SUBTASKS, float(most)),
+        crowding=crowding if kind == "crowded" else no_steps(),
     )
+
+
+def crowding_of(subtasks: int, least: int, most: int, usual: float, typical: float) -> Crowding:
+    """Return for every subtask the steps of the policy consilium at its default exponent."""
+    made = [
+        (k, width, typical * (1.0 - factor))
+        for k in range(subtasks)
+        for width, factor in consilium.places(least + 1, most, usual, consilium.Options().crowding)
+    ]
+    subtask_J, width_J, cost_J = zip(*made, strict=True)
+    return Crowding(np.array(subtask_J, np.intp), np.array(width_J, np.float64), np.array(cost_J))
 
 
 def scaled(problem: Problem) -> Problem:
     """Return the problem with the utilities that ``solve`` maximises, given the same generator."""
-    return replace(problem, utility_P=without_ties(problem.utility_P, np.random.default_rng(SEED)))
+    unit = float(np.abs(problem.utility_P).max())
+    steps = replace(problem.crowding, cost_J=problem.crowding.cost_J / unit)
+    ties = np.random.default_rng(SEED)
+    return replace(problem, utility_P=without_ties(problem.utility_P, ties), crowding=steps)
+
+
+def worth(problem: Problem, chosen_P: NDArray[np.bool_]) -> float:
+    """Return the objective of an assignment: utilities with ties moved, less what its cohorts' sites cost."""
+    made = scaled(problem)
+    steps, total = made.steps(), float(made.utility_P[chosen_P].sum())
+    cohort_K = np.bincount(made.subtask_P[chosen_P], minlength=made.least_K.size)
+    for k, above in enumerate(cohort_K - made.least_K):
+        mine_J = steps.subtask_J == k
+        ends_J = np.cumsum(steps.width_J[mine_J])
+        used_J = np.clip(above - (ends_J - steps.width_J[mine_J]), 0.0, steps.width_J[mine_J])
+        total -= float(used_J @ steps.cost_J[mine_J])
+    return total
 
 
 def by_integers(problem: Problem) -> NDArray[np.bool_]:
@@ -106,17 +139,16 @@ def clock(choose: Callable[[], NDArray[np.bool_]], repeats: int) -> tuple[NDArra
 def row(kind: str, sites: int, capacity: int, repeats: int) -> dict[str, Any]:
     """Return times in ms and gaps of one size; None where a method was not run."""
     problem = instance(kind, sites, capacity)
-    utility_P = scaled(problem).utility_P
     chosen_P, solve_ms = clock(lambda: solve(problem, np.random.default_rng(SEED)).chosen_P, repeats)
-    total = float(utility_P[chosen_P].sum())
+    total = worth(problem, chosen_P)
     found: dict[str, Any] = {"kind": kind, "sites": sites, "capacity": capacity, "solve_ms": solve_ms}
     others = {"linear": by_linear, "milp": by_integers, "hungarian": by_hungarian}
     for name, choose in others.items():
-        if name == "hungarian" and (sites > HUNGARIAN_SITES or capacity > 1):
+        if name == "hungarian" and (sites > HUNGARIAN_SITES or capacity > 1 or kind == "crowded"):
             found |= {f"{name}_ms": None, f"{name}_gap": None}
             continue
         other_P, other_ms = clock(lambda choose=choose: choose(problem), 1)  # type: ignore[misc]
-        found |= {f"{name}_ms": other_ms, f"{name}_gap": abs(float(utility_P[other_P].sum()) / total - 1)}
+        found |= {f"{name}_ms": other_ms, f"{name}_gap": abs(worth(problem, other_P) / total - 1)}
     return found
 
 

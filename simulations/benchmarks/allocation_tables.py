@@ -130,14 +130,15 @@ def _differences(runs: Sequence[Run], targets: Targets) -> Iterable[str]:
     yield "|" + " --- |" + " ---: |" * (2 + len(shown))
     for name in names(runs):
         found = compare(runs, targets, name, BASELINE)
-        if name == BASELINE or (ratio := found["log2 of seconds"]) is None:
+        if name == BASELINE or (times := found["log2 of seconds"]) is None:
             continue
-        cells = [_bold(name), str(ratio.pairs), _ratio(ratio)]
+        cells = [_bold(name), str(times.pairs), ratio(times)]
         cells += [_interval(found[key], digits[key]) for key in shown]
         yield f"| {' | '.join(cells)} |"
 
 
-def _ratio(found: Difference) -> str:
+def ratio(found: Difference) -> str:
+    """Return a ratio of times with its interval, from a difference of their logarithms."""
     if not math.isfinite(found.low):
         return f"{2**found.mean:.2f}"
     return f"{2**found.mean:.2f} [{2**found.low:.2f}, {2**found.high:.2f}]"
@@ -174,9 +175,9 @@ def verdict(runs: Sequence[Run], targets: Targets, rivals: Sequence[str]) -> dic
     against = {name: compare(runs, targets, OURS, name) for name in rivals if name != OURS}
     slower = [n for n, d in against.items() if (x := d["log2 of seconds"]) and x.mean > 0 and x.excludes_zero]
     lost = [n for n, d in against.items() if (x := d["end"]) and x.mean < 0 and x.excludes_zero]
-    ratio = against[BASELINE]["log2 of seconds"]
+    times = against[BASELINE]["log2 of seconds"]
     return {
         "slower than": slower,
         "lower mean than": lost,
-        "time over random": None if ratio is None else float(np.exp2(ratio.mean)),
+        "time over random": None if times is None else float(np.exp2(times.mean)),
     }

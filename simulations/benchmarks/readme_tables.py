@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from simulations.benchmarks import clinic_seeds
+from simulations.benchmarks import allocation_tables, clinic_seeds
+from simulations.benchmarks.allocation_measures import final_shares, kaplan_meier, minimum_auc, reached
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -177,6 +178,36 @@ def _points(values: Sequence[float]) -> str:
     return spread(values, 100, 1)
 
 
+def allocation(found: Json) -> Iterator[str]:
+    """Yield the policies on the simulated clock: time to all targets, over random's, and what it cost."""
+    runs, targets = found["runs"], found["targets"]
+    yield (
+        "| policy | seeds | seconds, median | ratio to random [95 %] | rounds | worst subtask | end, mean "
+        "| MB | paid |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|"
+    horizon = max(reached(run, "simulated_s", targets).at for run in runs)
+    for name in allocation_tables.names(runs):
+        mine = [run for run in runs if run["name"] == name]
+        seconds = kaplan_meier([reached(run, "simulated_s", targets) for run in mine], horizon)
+        against = allocation_tables.compare(runs, targets, name, allocation_tables.BASELINE)
+        paired = against["log2 of seconds"]
+        cells = [
+            f"**{name}**" if name == allocation_tables.OURS else name,
+            str(len(mine)),
+            "not reached" if seconds.median is None else f"{seconds.median:.0f}",
+            "1" if name == allocation_tables.BASELINE or paired is None else allocation_tables.ratio(paired),
+            f"{statistics.mean(reached(run, 'round', targets).at for run in mine):.1f}",
+            spread([minimum_auc(run, targets, allocation_tables.HORIZON_S) for run in mine]),
+            spread([float(final_shares(run, targets).mean()) for run in mine]),
+            f"{statistics.mean(run['bytes'] / 1e6 for run in mine):.0f}",
+            f"{statistics.mean(run['payment'] for run in mine):.0f}"
+            if any(r["payment"] for r in mine)
+            else "-",
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
 TABLES: dict[str, Callable[[Json], Iterator[str]]] = {
     "clinic": clinic,
     "one_shot_ladder": ladder,
@@ -184,6 +215,7 @@ TABLES: dict[str, Callable[[Json], Iterator[str]]] = {
     "wire_bytes": wire,
     "unlike": unlike,
     "byzantine": byzantine,
+    "allocation": allocation,
 }
 
 

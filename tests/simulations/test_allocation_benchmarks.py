@@ -18,9 +18,12 @@ def test_all_solvers_find_the_same_assignment(kind: str) -> None:
     problem = allocation_solver.instance(kind, 80, 1)
     chosen_P = allocation_solver.by_integers(problem)
     row = allocation_solver.row(kind, 80, 1, repeats=1)
-    assert max(row["linear_gap"], row["milp_gap"], row["hungarian_gap"]) < 1e-9
-    for other in (allocation_solver.by_linear, allocation_solver.by_hungarian):
-        assert other(problem).tolist() == chosen_P.tolist()
+    gaps = [row[key] for key in ("linear_gap", "milp_gap", "hungarian_gap") if row[key] is not None]
+    assert len(gaps) >= 2
+    assert max(gaps) < 1e-9
+    assert allocation_solver.by_linear(problem).tolist() == chosen_P.tolist()
+    if kind != "crowded":  # its cohorts have no fixed number of places, which would be columns
+        assert allocation_solver.by_hungarian(problem).tolist() == chosen_P.tolist()
 
 
 def test_an_instance_binds_in_both_directions() -> None:
