@@ -90,6 +90,25 @@ def pilot(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
     return found
 
 
+def concise(run: dict[str, Any]) -> dict[str, Any]:
+    """Return a run with of each curve what the tables are made of, rounded."""
+    subtasks = {
+        name: entry
+        | {
+            "curve": [
+                {
+                    "round": p["round"],
+                    "simulated_s": round(p["simulated_s"], 2),
+                    "value": None if p["value"] is None else round(p["value"], 5),
+                }
+                for p in entry["curve"]
+            ]
+        }
+        for name, entry in run["subtasks"].items()
+    }
+    return run | {"subtasks": subtasks}
+
+
 def main() -> None:
     """Measure all runs and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -113,8 +132,14 @@ def main() -> None:
     print("\n".join(text))
     print(f"\n{seconds:.0f} s, {arguments.jobs} runs at a time")
     if arguments.json:
-        report = {"size": asdict(size), "targets": dict(TARGETS), "runs": runs, "seconds": seconds}
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        kept = [concise(run) for run in runs]
+        report = {"size": asdict(size), "targets": dict(TARGETS), "runs": kept, "seconds": seconds}
+        # One run a line: a figure can be found, and a thousand curves stay below a megabyte.
+        body = ",\n".join(json.dumps(run, separators=(",", ":")) for run in kept)
+        head = json.dumps(report | {"runs": []})
+        arguments.json.write_text(
+            head.replace('"runs": []', f'"runs": [\n{body}\n]') + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":
