@@ -21,6 +21,7 @@ Count = Annotated[int, Field(ge=0, le=10**12)]
 Amount = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 Round = Annotated[int, Field(ge=0, le=10**6)]
 Labels = Annotated[tuple[Label, ...], Field(max_length=100_000)] | Annotated[int, Field(ge=0, le=100_000)]
+Names = Annotated[tuple[Name, ...], Field(max_length=100)]
 Counts = Annotated[tuple[Amount, ...], Field(max_length=100_000)]
 
 # The candidate of a fusion that the collaboration itself made: aggregated, or the student.
@@ -145,6 +146,37 @@ class PartOf(Frozen):
         return self
 
 
+class Upstream(Frozen):
+    """A subtask that another comes after: how its final model turns a row into soft outputs.
+
+    It is settled once its final model stands: ``digest`` is then that of the model's arrays, which travel
+    once to each site. ``outputs`` probabilities at ``temperature``, or one value as (value - ``mean``) /
+    ``scale``. ``preprocessing`` is its own; ``after`` names the upstream subtasks that it takes itself.
+    """
+
+    name: Name
+    kind: Name
+    outputs: int = Field(ge=1, le=100_000)
+    after: Names = ()
+    preprocessing: Json | None = None
+    model: Name | None = None
+    temperature: Temperature = 1.0
+    mean: float = Field(0.0, ge=-1e15, le=1e15)
+    scale: float = Field(1.0, gt=0, le=1e15)
+    digest: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the final model stands."""
+        return self.digest is not None
+
+    @model_validator(mode="after")
+    def _settled_or_not(self) -> Upstream:
+        if len({self.digest is None, self.model is None, self.preprocessing is None}) > 1:
+            raise ValueError("digest, model and preprocessing are given together")
+        return self
+
+
 class Subtask(Frozen):
     """What a site must know of a subtask to work on it.
 
@@ -153,7 +185,9 @@ class Subtask(Frozen):
     of the federated preprocessing, once its statistics have been merged. ``asks`` is what a
     contribution has to say beside its arrays; ``selective`` the share of its own rows that a site
     may find unlike itself before it abstains from such rows of the public set. ``part`` says, where the
-    subtask is part of a whole, which of the whole's rows are its own.
+    subtask is part of a whole, which of the whole's rows are its own. ``after`` names the subtasks whose
+    soft outputs are appended to its inputs; ``upstream`` holds them and what they come after themselves,
+    each after all that it names.
     """
 
     name: Name
@@ -174,6 +208,20 @@ class Subtask(Frozen):
     part: PartOf | None = None
     public_digest: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     preprocessing: Json | None = None
+    after: Names = ()
+    upstream: Annotated[tuple[Upstream, ...], Field(max_length=100)] = ()
+
+    @model_validator(mode="after")
+    def _upstream_in_order(self) -> Subtask:
+        known: set[str] = set()
+        chain = ((one.name, one.after) for one in self.upstream)
+        for name, after in (*chain, (self.name, self.after)):
+            if name in known:
+                raise ValueError("a subtask stands twice in its chain")
+            if not known.issuperset(after) or len(set(after)) < len(after):
+                raise ValueError("after names a subtask that does not stand before it, or one twice")
+            known.add(name)
+        return self
 
 
 class Capability(Frozen):

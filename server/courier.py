@@ -50,6 +50,12 @@ class Letter:
     round: int | None = 0
     counted: bool = True
 
+    @property
+    def subtask(self) -> str:
+        """The subtask that it is about: ``about`` is its name, or an assignment id that holds it."""
+        run_round_subtask = self.about.split("/")
+        return run_round_subtask[2] if len(run_round_subtask) > 2 else self.about
+
 
 @dataclass(frozen=True)
 class Arrival:

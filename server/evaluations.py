@@ -28,7 +28,8 @@ Stats = dict[str, NDArray[Any]]
 class Measurement:
     """Metrics on federated validation rows, merged over the sites that answered.
 
-    ``loss`` is f_k (``collab.objective``), ``losses`` each site's own loss over the same reference.
+    ``loss`` is f_k (``collab.objective``), ``losses`` each site's own loss over the same reference;
+    ``target`` are mean and standard deviation of a regression's target.
     """
 
     metrics: Mapping[str, float]
@@ -36,6 +37,7 @@ class Measurement:
     sites: tuple[str, ...]
     loss: float | None = None
     losses: Mapping[str, float] = field(default_factory=dict)
+    target: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,12 @@ def merge_evaluations(
     merged = metrics.merge(found[""])
     loss, losses = relative_losses(merged, dict(zip(sites, found[""], strict=True)))
     measurement = Measurement(
-        metrics.summarise(merged), metrics.num_examples(merged), tuple(sites), loss, losses
+        metrics.summarise(merged),
+        metrics.num_examples(merged),
+        tuple(sites),
+        loss,
+        losses,
+        metrics.target_moments(merged),
     )
     grids = found.get("temperature", [])
     temperature = temperature_from(metrics.merge(grids), len(grids)) if grids else 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from collab.fusion.pool import PoolState, pool_from_arrays, pool_to_arrays
 from protocol.arrays import Arrays
 from protocol.codec import decode, encode
 from protocol.errors import ConsiliumError, DataError
-from protocol.messages import Candidate, Frozen, Name, Subtask
+from protocol.messages import FINAL, Candidate, Frozen, Name, Subtask, Upstream
 from protocol.records import MAX_ARRAY_BYTES
 from server.finale import Outcome
 
@@ -32,15 +32,25 @@ class Pool(Frozen):
 
 
 class Manifest(Frozen):
-    """How the safetensors files of one subtask make one prediction."""
+    """How the safetensors files of one subtask make one prediction.
+
+    ``settled`` is how subtasks that come after this one take its final model; None where none does.
+    """
 
     subtask: Subtask
     rule: Name
     candidates: tuple[Candidate, ...]
     pools: dict[Name, Pool] = {}
+    settled: Upstream | None = None
 
 
-def write_models(folder: Path, subtask: Subtask, outcome: Outcome, summary: Mapping[str, Any]) -> None:
+def write_models(
+    folder: Path,
+    subtask: Subtask,
+    outcome: Outcome,
+    summary: Mapping[str, Any],
+    settled: Upstream | None = None,
+) -> None:
     """Write ``models/SUBTASK/``: one safetensors file a candidate, the fusion's state, manifest and card."""
     target = folder / "models" / subtask.name
     target.mkdir(parents=True, exist_ok=True)
@@ -50,7 +60,11 @@ def write_models(folder: Path, subtask: Subtask, outcome: Outcome, summary: Mapp
         (target / f"{candidate.name}.safetensors").write_bytes(encode(outcome.models[candidate.name]))
     (target / "_fusion.safetensors").write_bytes(encode(outcome.state))
     manifest = Manifest(
-        subtask=subtask, rule=outcome.rule, candidates=outcome.candidates, pools=_pools(outcome, subtask)
+        subtask=subtask,
+        rule=outcome.rule,
+        candidates=outcome.candidates,
+        pools=_pools(outcome, subtask),
+        settled=settled,
     )
     (target / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (target / CARD).write_text(_card(manifest, summary), encoding="utf-8")
@@ -79,6 +93,21 @@ def read_arrays(folder: Path, subtask: str, name: str) -> dict[str, NDArray[Any]
         return decode(path.read_bytes(), MAX_ARRAY_BYTES)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_upstream(folder: Path, names: Iterable[str]) -> dict[str, tuple[Upstream, dict[str, NDArray[Any]]]]:
+    """Return how the final models of these upstream subtasks are taken, and their arrays.
+
+    Raises:
+        DataError: the run left no such model, or none that others came after.
+    """
+    found = {}
+    for name in names:
+        settled = read_manifest(folder, name).settled
+        if settled is None:
+            raise DataError(f"{folder}: subtask '{name}' left no model that others came after")
+        found[name] = (settled, read_arrays(folder, name, FINAL))
+    return found
 
 
 def _pools(outcome: Outcome, subtask: Subtask) -> dict[str, Pool]:

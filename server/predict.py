@@ -16,7 +16,7 @@ from collab.calibration import apply_temperature
 from collab.collaboration import Collaboration, named_kind
 from collab.data.config import DataConfig
 from collab.data.formats import load_inputs
-from collab.data.preprocess import Preprocessing
+from collab.decomposition.chain import inputs
 from collab.decomposition.whole import fuse
 from collab.fusion.pool import apply_pool, pool_from_arrays
 from collab.kinds.contract import Kind
@@ -28,7 +28,7 @@ from protocol.arrays import check, spec_of
 from protocol.errors import DataError
 from protocol.messages import FINAL, Candidate
 from server.federation import COLLABORATION
-from server.models import Manifest, pool_arrays, read_arrays, read_manifest
+from server.models import Manifest, pool_arrays, read_arrays, read_manifest, read_upstream
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,7 @@ def predict(folder: Path, subtask: str, source: Path, site: str | None = None) -
         if subtask in collaboration.decomposition:
             return _whole(folder, collaboration, subtask, source, site)
     manifest = read_manifest(folder, subtask)
-    preprocessing = Preprocessing.model_validate_json(str(manifest.subtask.preprocessing))
-    rows = load_inputs(source, _data_config(folder, subtask), preprocessing)
-    x = torch.as_tensor(preprocessing.transform(rows))
+    x = _inputs(folder, manifest, source)
     kind = named_kind(manifest.subtask.kind)
     if site is None:
         outputs_MNK = np.stack([_calibrated(folder, manifest, c, x, kind) for c in manifest.candidates])
@@ -90,6 +88,15 @@ def predict(folder: Path, subtask: str, source: Path, site: str | None = None) -
     return Predictions(outputs_NK, names)
 
 
+def _inputs(folder: Path, manifest: Manifest, source: Path) -> torch.Tensor:
+    """Return the preprocessed rows of ``source``, with what upstream models predict of them."""
+    subtask = manifest.subtask
+    config = _data_config(folder, subtask.name)
+    above = read_upstream(folder, [one.name for one in subtask.upstream])
+    arrays = {name: found for name, (_, found) in above.items()}
+    return torch.as_tensor(inputs(subtask, lambda wanted: load_inputs(source, config, wanted), arrays))
+
+
 def _whole(
     folder: Path, collaboration: Collaboration, name: str, source: Path, site: str | None
 ) -> Predictions:
@@ -102,9 +109,7 @@ def _whole(
         finals = [c for c in manifest.candidates if c.name == FINAL]
         if not finals:
             raise DataError(f"{folder}: '{name}' cannot answer: its part '{subtask}' left no final model")
-        preprocessing = Preprocessing.model_validate_json(str(manifest.subtask.preprocessing))
-        rows = load_inputs(source, _data_config(folder, subtask), preprocessing)
-        x = torch.as_tensor(preprocessing.transform(rows))
+        x = _inputs(folder, manifest, source)
         found[part] = _calibrated(folder, manifest, finals[0], x, named_kind(manifest.subtask.kind))
     return Predictions(fuse(terms, found), terms.labels)
 
