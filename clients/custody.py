@@ -19,6 +19,7 @@ from collab.data.examples import Examples
 from collab.data.formats import load_public
 from collab.data.splits import split
 from collab.data.targets import class_mask
+from collab.decomposition.dag import conflicts
 from collab.decomposition.view import rows_of
 from collab.plugins import unknown
 from collab.scenario import public_set, scenario_data, site_file
@@ -103,6 +104,9 @@ class DeploymentCustody:
     def rows(self, subtask: Subtask) -> SiteRows:
         """Return all rows of the site's own file, split; of a part, its view of the whole's file."""
         config = self._config(_block(subtask))
+        for above in (one.name for one in subtask.upstream if one.name in self.data):
+            for why in conflicts(config, self.data[above]):
+                raise DataError(f"data '{_block(subtask)}' and '{above}' at site '{self.site}': {why}")
         labels = subtask.labels if subtask.part is None else subtask.part.labels
         examples = site_file(config, subtask.kind, labels, self.base)
         return _viewed(_split(examples, config, subtask.seed, subtask.data, self.site), subtask)

@@ -38,6 +38,8 @@ def result_table(summary: Mapping[str, Any]) -> RenderableType:
     parts += [Text(line) for line in answer.lines]
     if wholes := at(summary, "decompositions"):
         parts += [Text(), _wholes_table(wholes)]
+    if chains := at(summary, "chains"):
+        parts += [Text(), _chains_table(chains)]
     parts += [Text(), _methods_table(summary), Text(), _sites_table(summary), _totals(summary)]
     parts += [Text(f"note: {plain(note)}") for note in at(summary, "notes") or []]
     return Group(*parts)
@@ -124,6 +126,20 @@ def _wholes_table(wholes: Mapping[str, Any]) -> Table:
         label = f"{plain(name)}, {metric_name(whole['metric'])}"
         figures = [number(at(whole, key)) for key in ("global", "own", "closed_set", "recall_outside")]
         table.add_row(Text(label), plain(whole["fusion"]).replace("_", " "), *figures)
+    return table
+
+
+def _chains_table(chains: Mapping[str, Any]) -> Table:
+    table = _table("Chains: final models on what upstream models predict of test rows")
+    for heading in ("subtask, metric", "after", "end to end", "upstream ablated", "upstream, each"):
+        left = heading in ("subtask, metric", "after", "upstream, each")
+        table.add_column(heading, justify="left" if left else "right", overflow="fold")
+    for name, one in chains.items():
+        label = f"{plain(name)}, {metric_name(one['metric'])}"
+        figures = [number(at(one, key)) for key in ("end_to_end", "ablated")]
+        each = [f"{plain(n)} {number(at(u, 'global'))}" for n, u in (at(one, "upstream") or {}).items()]
+        after = ", ".join(map(plain, at(one, "after") or []))
+        table.add_row(Text(label), Text(after), *figures, Text(", ".join(each)))
     return table
 
 

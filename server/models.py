@@ -140,7 +140,12 @@ def _card(manifest: Manifest, summary: Mapping[str, Any]) -> str:
     labels = (
         ", ".join(subtask.labels) if isinstance(subtask.labels, tuple) else str(subtask.labels or "a number")
     )
-    metric = entry["metric"]
+    metric, after = entry["metric"], ", ".join(subtask.after)
+    upstream = (
+        f"\n- **Reads what these predict**: the final models of {after}, which lie beside it."
+        if after
+        else ""
+    )
     return f"""# {subtask.name}
 
 {subtask.kind.replace("_", " ").capitalize()}, made by the collaboration `{summary["name"]}` in run
@@ -148,7 +153,7 @@ def _card(manifest: Manifest, summary: Mapping[str, Any]) -> str:
 
 - **Predicts**: {labels}.
 - **Trained on**: rows of {len(entry["models"])} sites, which stayed there:
-  {", ".join(sorted(entry["models"]))}.
+  {", ".join(sorted(entry["models"]))}.{upstream}
 - **Measured on the sites' test rows** ({metric}): final model {_figure(entry["collaboration"]["global"])},
   fused {_figure(entry["fusion"]["global"])}, at the sites (own) {_figure(entry["collaboration"]["own"])}.
 - **Not meant for**: decisions without a person, or populations unlike the sites'.
