@@ -110,7 +110,7 @@ def fuse(desk: Desk, request: FusionRequest, arrays: Arrays) -> tuple[Evaluation
 
 def _ablated(desk: Desk, request: FusionRequest, arrays: Arrays, examples: Examples) -> Reply:
     """Measure the final model where upstream subtasks say the same of all rows: their mean on train rows."""
-    if not desk.subtask.after:
+    if not desk.subtask.upstream:
         return {}
     x = chain.ablated(desk.inputs(examples), desk.inputs(desk.raw().train), desk.subtask)
     rows = Rows(torch.as_tensor(x).to(desk.site.device), desk.kind.target(examples.y))

@@ -93,7 +93,7 @@ class Desk:
         found = {}
         for one in self.subtask.upstream:
             kept = self.state.get(one.name, UPSTREAM)
-            if kept is not None and kept.model == one.digest:
+            if kept is not None and one.settled is not None and kept.model == one.settled.digest:
                 found[one.name] = kept.arrays
         missing = [one.name for one in self.subtask.upstream if one.name not in found]
         if missing:
@@ -118,7 +118,7 @@ class Desk:
             if name not in known:
                 raise MessageError(f"subtask '{self.subtask.name}' does not come after the models sent along")
             chain.check_arrays(known[name], self.subtask, own)
-            self.state.put(name, str(known[name].digest), own, role=UPSTREAM)
+            self.state.put(name, digest(own), own, role=UPSTREAM)
 
     def public(self) -> torch.Tensor:
         """Return the preprocessed public set; refuse one that differs from the server's."""

@@ -146,35 +146,34 @@ class PartOf(Frozen):
         return self
 
 
-class Upstream(Frozen):
-    """A subtask that another comes after: how its final model turns a row into soft outputs.
+class SettledModel(Frozen):
+    """A final model that no longer changes, as subtasks that come after it use it.
 
-    It is settled once its final model stands: ``digest`` is then that of the model's arrays, which travel
-    once to each site. ``outputs`` probabilities at ``temperature``, or one value as (value - ``mean``) /
-    ``scale``. ``preprocessing`` is its own; ``after`` names the upstream subtasks that it takes itself.
+    ``digest`` is that of its arrays, which travel once to each site; ``preprocessing`` is its own. It gives
+    probabilities at ``temperature``, or one value as (value - ``mean``) / ``scale``.
+    """
+
+    model: Name
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    preprocessing: Json
+    temperature: Temperature = 1.0
+    mean: float = Field(0.0, ge=-1e15, le=1e15)
+    scale: float = Field(1.0, gt=0, le=1e15)
+
+
+class Upstream(Frozen):
+    """A subtask that another comes after, directly or (not ``direct``) by way of a third.
+
+    Only the ``outputs`` of direct ones are appended to the other's inputs; ``after`` names those that it
+    takes itself. ``settled`` is its final model, once it is over.
     """
 
     name: Name
     kind: Name
     outputs: int = Field(ge=1, le=100_000)
     after: Names = ()
-    preprocessing: Json | None = None
-    model: Name | None = None
-    temperature: Temperature = 1.0
-    mean: float = Field(0.0, ge=-1e15, le=1e15)
-    scale: float = Field(1.0, gt=0, le=1e15)
-    digest: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether the final model stands."""
-        return self.digest is not None
-
-    @model_validator(mode="after")
-    def _settled_or_not(self) -> Upstream:
-        if len({self.digest is None, self.model is None, self.preprocessing is None}) > 1:
-            raise ValueError("digest, model and preprocessing are given together")
-        return self
+    direct: bool = True
+    settled: SettledModel | None = None
 
 
 class Subtask(Frozen):
@@ -185,9 +184,8 @@ class Subtask(Frozen):
     of the federated preprocessing, once its statistics have been merged. ``asks`` is what a
     contribution has to say beside its arrays; ``selective`` the share of its own rows that a site
     may find unlike itself before it abstains from such rows of the public set. ``part`` says, where the
-    subtask is part of a whole, which of the whole's rows are its own. ``after`` names the subtasks whose
-    soft outputs are appended to its inputs; ``upstream`` holds them and what they come after themselves,
-    each after all that it names.
+    subtask is part of a whole, which of the whole's rows are its own. ``upstream`` are the subtasks that it
+    comes after and those that they come after themselves, each after all that it names.
     """
 
     name: Name
@@ -208,20 +206,23 @@ class Subtask(Frozen):
     part: PartOf | None = None
     public_digest: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     preprocessing: Json | None = None
-    after: Names = ()
     upstream: Annotated[tuple[Upstream, ...], Field(max_length=100)] = ()
 
     @model_validator(mode="after")
     def _upstream_in_order(self) -> Subtask:
         known: set[str] = set()
-        chain = ((one.name, one.after) for one in self.upstream)
-        for name, after in (*chain, (self.name, self.after)):
-            if name in known:
+        for one in self.upstream:
+            if one.name in known | {self.name}:
                 raise ValueError("a subtask stands twice in its chain")
-            if not known.issuperset(after) or len(set(after)) < len(after):
-                raise ValueError("after names a subtask that does not stand before it, or one twice")
-            known.add(name)
+            if not known.issuperset(one.after):
+                raise ValueError("after names a subtask that does not stand before it")
+            known.add(one.name)
         return self
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every subtask that it comes after has its final model."""
+        return all(one.settled is not None for one in self.upstream)
 
 
 class Capability(Frozen):

@@ -184,7 +184,7 @@ def _conclude(
 ) -> dict[str, Outcome]:
     outcomes = {}
     for name, learner in sorted(conductor.learners.items()):
-        if not all(one.is_settled for one in learner.prepared.subtask.upstream):
+        if not learner.prepared.subtask.is_ready:
             outcomes[name] = Outcome(learner.prepared.fusion)
             continue  # it never started: nobody could make its inputs
         tell({"type": "stage", "text": f"fusing and measuring {name}"})

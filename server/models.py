@@ -14,7 +14,7 @@ from collab.fusion.pool import PoolState, pool_from_arrays, pool_to_arrays
 from protocol.arrays import Arrays
 from protocol.codec import decode, encode
 from protocol.errors import ConsiliumError, DataError
-from protocol.messages import FINAL, Candidate, Frozen, Name, Subtask, Upstream
+from protocol.messages import FINAL, Candidate, Frozen, Name, SettledModel, Subtask
 from protocol.records import MAX_ARRAY_BYTES
 from server.finale import Outcome
 
@@ -41,7 +41,7 @@ class Manifest(Frozen):
     rule: Name
     candidates: tuple[Candidate, ...]
     pools: dict[Name, Pool] = {}
-    settled: Upstream | None = None
+    settled: SettledModel | None = None
 
 
 def write_models(
@@ -49,7 +49,7 @@ def write_models(
     subtask: Subtask,
     outcome: Outcome,
     summary: Mapping[str, Any],
-    settled: Upstream | None = None,
+    settled: SettledModel | None = None,
 ) -> None:
     """Write ``models/SUBTASK/``: one safetensors file a candidate, the fusion's state, manifest and card."""
     target = folder / "models" / subtask.name
@@ -95,7 +95,9 @@ def read_arrays(folder: Path, subtask: str, name: str) -> dict[str, NDArray[Any]
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def read_upstream(folder: Path, names: Iterable[str]) -> dict[str, tuple[Upstream, dict[str, NDArray[Any]]]]:
+def read_upstream(
+    folder: Path, names: Iterable[str]
+) -> dict[str, tuple[SettledModel, dict[str, NDArray[Any]]]]:
     """Return how the final models of these upstream subtasks are taken, and their arrays.
 
     Raises:
@@ -140,7 +142,7 @@ def _card(manifest: Manifest, summary: Mapping[str, Any]) -> str:
     labels = (
         ", ".join(subtask.labels) if isinstance(subtask.labels, tuple) else str(subtask.labels or "a number")
     )
-    metric, after = entry["metric"], ", ".join(subtask.after)
+    metric, after = entry["metric"], ", ".join(one.name for one in subtask.upstream if one.direct)
     upstream = (
         f"\n- **Reads what these predict**: the final models of {after}, which lie beside it."
         if after

@@ -211,7 +211,6 @@ def describe(collaboration: Collaboration, name: str) -> Subtask:
         personal=terms.personal,
         prototypes=terms.prototypes,
         part=collaboration.view_of(name),
-        after=terms.after,
         upstream=_upstream(collaboration, name) if terms.after else (),
     )
 
@@ -221,7 +220,13 @@ def _upstream(collaboration: Collaboration, name: str) -> tuple[Upstream, ...]:
     after = edges(collaboration.subtasks)
     found = {above: collaboration.subtasks[above] for above in ancestors(name, after)}
     return tuple(
-        Upstream(name=n, kind=t.kind, outputs=kind_of(t).outputs(t.labels), after=t.after)
+        Upstream(
+            name=n,
+            kind=t.kind,
+            outputs=kind_of(t).outputs(t.labels),
+            after=t.after,
+            direct=n in after[name],
+        )
         for n, t in found.items()
     )
 

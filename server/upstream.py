@@ -18,7 +18,7 @@ from collab.collaboration import Collaboration, metric_of
 from collab.decomposition.dag import ancestors, edges, levels
 from protocol.arrays import Arrays, digest
 from protocol.errors import ProtocolError
-from protocol.messages import Refusal, Upstream
+from protocol.messages import Refusal, SettledModel
 from protocol.records import HEAD, attach, unpack
 from server.courier import Account, Arrival, Courier, Letter
 from server.finale import Outcome
@@ -106,7 +106,7 @@ class Chains:
 
     learners: Mapping[str, Learner]
     courier: ChainedCourier
-    settled: dict[str, Upstream] = field(default_factory=dict)
+    settled: dict[str, SettledModel] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
     arrays: dict[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict, repr=False)
 
@@ -125,29 +125,30 @@ class Chains:
             return False
         mean, scale = target or (0.0, 1.0)
         model, arrays = final
-        described = {
-            "preprocessing": learner.prepared.subtask.preprocessing,
-            "model": model,
-            "temperature": learner.temperature,
-            "mean": mean,
-            "scale": scale,
-            "digest": digest(arrays),
-        }
+        settled = SettledModel(
+            model=model,
+            digest=digest(arrays),
+            preprocessing=str(learner.prepared.subtask.preprocessing),
+            temperature=learner.temperature,
+            mean=mean,
+            scale=scale,
+        )
+        self.settled[name] = settled
         self.arrays[name] = arrays
         for other in self.learners.values():
-            self._tell(other, name, described)
+            self._tell(other, name, settled)
         return True
 
-    def _tell(self, learner: Learner, name: str, described: Mapping[str, Any]) -> None:
+    def _tell(self, learner: Learner, name: str, settled: SettledModel) -> None:
         subtask = learner.prepared.subtask
         if all(one.name != name for one in subtask.upstream):
             return
-        told = [one.model_copy(update=described) if one.name == name else one for one in subtask.upstream]
-        self.settled |= {one.name: one for one in told if one.is_settled}
+        update = {"settled": settled}
+        told = (one.model_copy(update=update) if one.name == name else one for one in subtask.upstream)
         subtask = subtask.model_copy(update={"upstream": tuple(told)})
         learner.prepared = replace(learner.prepared, subtask=subtask)
-        if all(one.is_settled for one in told):
-            self.courier.models[subtask.name] = {one.name: self.arrays[one.name] for one in told}
+        if subtask.is_ready:
+            self.courier.models[subtask.name] = {one.name: self.arrays[one.name] for one in subtask.upstream}
 
 
 def as_json(

@@ -129,10 +129,10 @@ def scratch_folder() -> TemporaryDirectory[str]:
 def _desks(collaboration: Collaboration, name: str, folder: Path | None = None) -> dict[str, Desk]:
     """Return a desk a site with its preprocessing and, of the run in ``folder``, the upstream models."""
     subtask, above = describe(collaboration, name), {}
-    if subtask.after and folder is not None:
+    if subtask.upstream and folder is not None:
         above = read_upstream(folder, [one.name for one in subtask.upstream])
-        settled = tuple(one for one, _ in above.values())
-        subtask = subtask.model_copy(update={"upstream": settled})
+        told = (one.model_copy(update={"settled": above[one.name][0]}) for one in subtask.upstream)
+        subtask = subtask.model_copy(update={"upstream": tuple(told)})
     desks = {
         site: Desk(from_scenario(collaboration, site), SiteState(RecordDict()), subtask)
         for site in collaboration.sites_of(name)
@@ -140,8 +140,8 @@ def _desks(collaboration: Collaboration, name: str, folder: Path | None = None) 
     statistics = merge([measure(desk.raw().train) for desk in desks.values()])
     ready = subtask.model_copy(update={"preprocessing": Preprocessing.fit(statistics).model_dump_json()})
     for desk in desks.values():
-        for one, arrays in above.values():
-            desk.state.put(one.name, str(one.digest), arrays, role=UPSTREAM)
+        for above_name, (settled, arrays) in above.items():
+            desk.state.put(above_name, settled.digest, arrays, role=UPSTREAM)
     return {site: Desk(desk.site, desk.state, ready) for site, desk in desks.items()}
 
 

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import nn
 
 from collab.calibration import apply_temperature
@@ -25,7 +26,7 @@ from collab.models.contract import build, from_arrays, inference_mib, to_arrays
 from collab.training import predict
 from protocol.arrays import Arrays, check, digest, spec_of
 from protocol.errors import ArraysError, MessageError, UpstreamError
-from protocol.messages import Subtask, Upstream
+from protocol.messages import SettledModel, Subtask, Upstream
 
 Floats = NDArray[np.float32]
 # The rows as a preprocessing wants them: the same for all at a site, a file read anew for new rows.
@@ -40,18 +41,14 @@ def input_shape(subtask: Subtask) -> tuple[int, ...]:
     """Return the shape of one row of a subtask's inputs: (F + K,), or that of an image.
 
     Raises:
-        MessageError: the subtask came without its preprocessing.
+        MessageError: the subtask came without its preprocessing, or with one that cannot be read.
     """
-    if subtask.preprocessing is None:
-        raise MessageError(f"subtask '{subtask.name}' came without its preprocessing")
-    own = Preprocessing.model_validate_json(subtask.preprocessing).input_shape
-    if not subtask.after:
-        return own
-    return (own[0] + _width(subtask.after, subtask),)
+    own = _preprocessing(subtask.preprocessing, subtask.name).input_shape
+    return (own[0] + _width(_direct(subtask), subtask),) if subtask.upstream else own
 
 
 def inputs(subtask: Subtask, read: Read, arrays: Mapping[str, Arrays], device: torch.device = _CPU) -> Floats:
-    """Return the inputs [N, F + K], float32 and finite; without ``after`` what the preprocessing gives.
+    """Return the inputs [N, F + K], float32 and finite; without upstream what the preprocessing gives.
 
     Args:
         subtask: whose inputs.
@@ -64,16 +61,14 @@ def inputs(subtask: Subtask, read: Read, arrays: Mapping[str, Arrays], device: t
         ArraysError: its arrays are not those of its digest, or it predicts what is not finite.
         DataError: the rows lack a column that the subtask or one of ``upstream`` was fitted on.
     """
-    if subtask.preprocessing is None:
-        raise MessageError(f"subtask '{subtask.name}' came without its preprocessing")
-    preprocessing = Preprocessing.model_validate_json(subtask.preprocessing)
+    preprocessing = _preprocessing(subtask.preprocessing, subtask.name)
     own_NF = preprocessing.transform(read(preprocessing))
-    if not subtask.after:
+    if not subtask.upstream:
         return own_NF
     soft: dict[str, Floats] = {}
     for one in subtask.upstream:
         soft[one.name] = _soft_outputs(one, subtask, read, soft, arrays, device)
-    return np.concatenate([own_NF, *(soft[name] for name in subtask.after)], axis=1)
+    return np.concatenate([own_NF, *(soft[name] for name in _direct(subtask))], axis=1)
 
 
 def ablated(x_NF: Floats, train_NF: Floats, subtask: Subtask) -> Floats:
@@ -81,7 +76,7 @@ def ablated(x_NF: Floats, train_NF: Floats, subtask: Subtask) -> Floats:
 
     What a model loses by it is what those outputs were worth to it.
     """
-    told = _width(subtask.after, subtask)
+    told = _width(_direct(subtask), subtask)
     kept = x_NF.shape[1] - told
     mean_K = train_NF[:, kept:].mean(axis=0)
     return np.concatenate([x_NF[:, :kept], np.broadcast_to(mean_K, (len(x_NF), told))], axis=1)
@@ -94,11 +89,12 @@ def check_arrays(one: Upstream, subtask: Subtask, arrays: Arrays) -> nn.Module:
         UpstreamError: its subtask is not over yet.
         ArraysError: names, shapes, dtypes, finiteness or the digest are not those that were announced.
     """
-    if one.digest is None or one.model is None or one.preprocessing is None:
-        raise UpstreamError(f"upstream subtask '{one.name}' is not over yet: it has no final model")
-    module = build(one.model, _shape(one, subtask), one.outputs, seed=0)
+    settled = _settled(one)
+    own = _preprocessing(settled.preprocessing, one.name).input_shape
+    shape = (own[0] + _width(one.after, subtask),) if one.after else own
+    module = build(settled.model, shape, one.outputs, seed=0)
     check(arrays, spec_of(to_arrays(module)))
-    if digest(arrays) != one.digest:
+    if digest(arrays) != settled.digest:
         raise ArraysError(f"the arrays of upstream subtask '{one.name}' are not those of its digest")
     from_arrays(module, arrays)
     return module
@@ -110,9 +106,23 @@ def memory_mib(subtask: Subtask, arrays: Mapping[str, Arrays]) -> float:
     return max(map(inference_mib, modules), default=0.0)
 
 
-def _shape(one: Upstream, subtask: Subtask) -> tuple[int, ...]:
-    own = Preprocessing.model_validate_json(str(one.preprocessing)).input_shape
-    return (own[0] + _width(one.after, subtask),) if one.after else own
+def _preprocessing(text: str | None, name: str) -> Preprocessing:
+    if text is None:
+        raise MessageError(f"subtask '{name}' came without its preprocessing")
+    try:
+        return Preprocessing.model_validate_json(text)
+    except ValidationError:
+        raise MessageError(f"the preprocessing of subtask '{name}' is not of this version") from None
+
+
+def _settled(one: Upstream) -> SettledModel:
+    if one.settled is None:
+        raise UpstreamError(f"upstream subtask '{one.name}' is not over yet: it has no final model")
+    return one.settled
+
+
+def _direct(subtask: Subtask) -> tuple[str, ...]:
+    return tuple(one.name for one in subtask.upstream if one.direct)
 
 
 def _width(names: tuple[str, ...], subtask: Subtask) -> int:
@@ -129,10 +139,11 @@ def _soft_outputs(
     device: torch.device,
 ) -> Floats:
     """Return what the final model of ``one`` says of the rows [N, K], itself fed by ``soft``."""
+    settled = _settled(one)
     if one.name not in arrays:
         raise UpstreamError(f"the model of upstream subtask '{one.name}' is not here: send it along")
     module = check_arrays(one, subtask, arrays[one.name])
-    preprocessing = Preprocessing.model_validate_json(str(one.preprocessing))
+    preprocessing = _preprocessing(settled.preprocessing, one.name)
     own_NF = preprocessing.transform(read(preprocessing))
     x_NF = np.concatenate([own_NF, *(soft[name] for name in one.after)], axis=1) if one.after else own_NF
     kind = named_kind(one.kind)
@@ -140,6 +151,6 @@ def _soft_outputs(
     if not np.isfinite(found_NK).all():
         raise ArraysError(f"the model of upstream subtask '{one.name}' predicts what is not finite")
     if kind.output == "classes":
-        return apply_temperature(found_NK, one.temperature).astype(np.float32)
-    scaled_NK = np.clip((found_NK - one.mean) / one.scale, -_MAX_SCALED, _MAX_SCALED)
+        return apply_temperature(found_NK, settled.temperature).astype(np.float32)
+    scaled_NK = np.clip((found_NK - settled.mean) / settled.scale, -_MAX_SCALED, _MAX_SCALED)
     return np.asarray(scaled_NK, dtype=np.float32)

@@ -95,8 +95,8 @@ def problems(
             yield from _in_time(name, terms, upstream, subtasks[upstream], rounds)
             if inputs[upstream] != inputs[name]:
                 yield (
-                    f"subtask '{name}' reads a {inputs[name]}, but '{upstream}', which it comes after, a "
-                    f"{inputs[upstream]}: both must read the same rows"
+                    f"subtask '{name}' reads {inputs[name]}s, but '{upstream}', which it comes after, "
+                    f"{inputs[upstream]}s: both must read the same rows"
                 )
         for upstream in ancestors(name, edges(subtasks)):
             yield from _same_rows(name, terms, upstream, subtasks[upstream], data)
