@@ -85,7 +85,8 @@ def fuse(desk: Desk, request: FusionRequest, arrays: Arrays) -> tuple[Evaluation
         subtask=desk.subtask.name,
         site=desk.site.name,
         num_examples=len(examples),
-        examples_processed=forward_cost(len(examples) * len(request.candidates)),
+        examples_processed=forward_cost(len(examples) * len(request.candidates))
+        + desk.upstream_cost(len(examples)),
     )
     if not len(examples):
         return answer, {}
@@ -254,7 +255,7 @@ def _evaluation(desk: Desk, request: EvaluationRequest, num_examples: int, proce
         subtask=desk.subtask.name,
         site=desk.site.name,
         num_examples=num_examples,
-        examples_processed=processed + forward_cost(num_examples),
+        examples_processed=processed + forward_cost(num_examples) + desk.upstream_cost(num_examples),
     )
 
 

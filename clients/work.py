@@ -102,6 +102,10 @@ class Desk:
             )
         return found
 
+    def upstream_cost(self, num_rows: int) -> int:
+        """Return the work of upstream models on so many rows, in training examples: a third of one each."""
+        return -(-num_rows * len(self.subtask.upstream) // 3)
+
     def keep_upstream(self, arrays: Arrays) -> None:
         """Check and keep upstream models that came with a message, as ``SUBTASK/NAME``.
 
@@ -284,7 +288,7 @@ def contribution(
         model=assignment.model,
         exchange=desk.subtask.exchange,
         num_examples=num_examples,
-        examples_processed=trained.processed,
+        examples_processed=trained.processed + desk.upstream_cost(num_examples),
         steps=trained.steps,
         digest=digest(given),
     )

@@ -131,12 +131,12 @@ def _wholes_table(wholes: Mapping[str, Any]) -> Table:
 
 def _chains_table(chains: Mapping[str, Any]) -> Table:
     table = _table("Chains: final models on what upstream models predict of test rows")
-    for heading in ("subtask, metric", "after", "end to end", "upstream ablated", "upstream, each"):
+    for heading in ("subtask, metric", "after", "end to end", "own", "upstream ablated", "upstream, each"):
         left = heading in ("subtask, metric", "after", "upstream, each")
         table.add_column(heading, justify="left" if left else "right", overflow="fold")
     for name, one in chains.items():
         label = f"{plain(name)}, {metric_name(one['metric'])}"
-        figures = [number(at(one, key)) for key in ("end_to_end", "ablated")]
+        figures = [number(at(one, key)) for key in ("end_to_end", "own", "ablated")]
         each = [f"{plain(n)} {number(at(u, 'global'))}" for n, u in (at(one, "upstream") or {}).items()]
         after = ", ".join(map(plain, at(one, "after") or []))
         table.add_row(Text(label), Text(after), *figures, Text(", ".join(each)))

@@ -53,8 +53,8 @@ class Letter:
     @property
     def subtask(self) -> str:
         """The subtask that it is about: ``about`` is its name, or an assignment id that holds it."""
-        run_round_subtask = self.about.split("/")
-        return run_round_subtask[2] if len(run_round_subtask) > 2 else self.about
+        parts = self.about.split("/")
+        return parts[2] if len(parts) > 2 else self.about
 
 
 @dataclass(frozen=True)

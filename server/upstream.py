@@ -20,6 +20,7 @@ from protocol.arrays import Arrays, digest
 from protocol.errors import ProtocolError
 from protocol.messages import Refusal, SettledModel
 from protocol.records import HEAD, attach, unpack
+from server import measured
 from server.courier import Account, Arrival, Courier, Letter
 from server.finale import Outcome
 from server.learner import Learner
@@ -156,8 +157,9 @@ def as_json(
 ) -> dict[str, Any]:
     """Return the entry ``chains`` of a summary: each subtask that comes after others, level by level.
 
-    ``end_to_end`` is its final model's metric on test rows, on what upstream models predict of them;
-    ``ablated`` the same where they say their mean of every row; ``upstream`` each one's own metric.
+    ``end_to_end`` is its final model's metric on test rows, on what upstream models predict of them, ``own``
+    the same of what the sites deploy; ``ablated`` that of the final model where upstream says its mean of
+    every row; ``upstream`` each one's own metric.
     """
     after = edges(collaboration.subtasks)
     found = {}
@@ -169,6 +171,7 @@ def as_json(
                 "after": list(after[name]),
                 "metric": metric,
                 "end_to_end": per_node.get(name),
+                "own": measured.mean(outcomes[name], "own", metric),
                 "ablated": outcomes[name].merged("ablated").get(metric),
                 "upstream": {
                     above: {"metric": metric_of(collaboration.subtasks[above]), "global": per_node.get(above)}
