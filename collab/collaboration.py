@@ -273,8 +273,7 @@ def _cross_references(c: Collaboration) -> Iterator[str]:
     except ConfigError as error:
         yield str(error)
     yield from _decompositions(c)
-    inputs = {name: kind_of(terms).inputs for name, terms in c.subtasks.items()}
-    yield from dag.problems(c.subtasks, inputs, c.data, c.rounds)
+    yield from dag.problems(c.subtasks, lambda terms: kind_of(terms).inputs, c.data, c.rounds)
     for name in c.partition:
         if name not in {"default", *c.subtasks, *c.decomposition}:
             yield plugins.unknown(f"subtask '{name}' in [partition]", name, c.subtasks)

@@ -77,12 +77,7 @@ def federate(
     nodes, everybody = discover(grid, collaboration, notes)
     later = {s: c for s, c in everybody.items() if joins_later(collaboration, s)}
     capabilities = {s: c for s, c in everybody.items() if s not in later}
-    below: Courier = (
-        SimulatedCourier(grid, nodes, collaboration.sites, collaboration.seed)
-        if terms.clock == "simulated"
-        else WallCourier(grid, nodes)
-    )
-    courier = ChainedCourier(below)
+    courier = ChainedCourier(_courier(grid, nodes, collaboration, terms))
     tell({"type": "stage", "text": "merging statistics"})
     prepared = {
         name: with_sets(collaboration, one)
@@ -116,6 +111,13 @@ def federate(
         write_report(summary, terms.folder / "report.html")
         raise RunError(f"{stopped}; what was reached until then is in {terms.folder}") from stopped
     return summary
+
+
+def _courier(grid: Grid, nodes: Mapping[str, int], collaboration: Collaboration, terms: Terms) -> Courier:
+    """Return the courier of the run's clock."""
+    if terms.clock == "simulated":
+        return SimulatedCourier(grid, nodes, collaboration.sites, collaboration.seed)
+    return WallCourier(grid, nodes)
 
 
 def _conduct(conductor: Conductor, capabilities: Mapping[str, Capability]) -> RunError | None:

@@ -7,13 +7,17 @@ training (exposure bias; Ranzato et al., ICLR 2016, https://arxiv.org/abs/1511.0
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
+from typing import Final
 
 from collab.data.config import DataConfig, Inputs
 from collab.plugins import unknown
 from collab.terms import SubtaskTerms
 from protocol.errors import ConfigError
+
+# A message about a subtask describes all that it comes after.
+MOST_UPSTREAM: Final = 100
 
 After = Mapping[str, Sequence[str]]
 
@@ -65,7 +69,7 @@ def edges(subtasks: Mapping[str, SubtaskTerms]) -> dict[str, tuple[str, ...]]:
 
 def problems(
     subtasks: Mapping[str, SubtaskTerms],
-    inputs: Mapping[str, Inputs],
+    inputs: Callable[[SubtaskTerms], Inputs],
     data: Mapping[str, DataConfig],
     rounds: int,
 ) -> Iterator[str]:
@@ -73,7 +77,7 @@ def problems(
 
     Args:
         subtasks: the terms of all subtasks.
-        inputs: what the kind of each subtask reads.
+        inputs: what the kind of a subtask reads.
         data: the data blocks that the file has; none in a deployment.
         rounds: of the collaboration.
     """
@@ -89,16 +93,21 @@ def problems(
     for name, terms in subtasks.items():
         if not terms.after:
             continue
-        yield from _downstream(name, terms, inputs[name])
+        yield from _downstream(name, terms, inputs(terms))
         for upstream in terms.after:
-            yield from _upstream(name, upstream, subtasks[upstream])
-            yield from _in_time(name, terms, upstream, subtasks[upstream], rounds)
-            if inputs[upstream] != inputs[name]:
+            above = subtasks[upstream]
+            yield from _upstream(name, upstream, above)
+            yield from _in_time(name, terms, upstream, above, rounds)
+            if inputs(above) != inputs(terms):
                 yield (
-                    f"subtask '{name}' reads {inputs[name]}s, but '{upstream}', which it comes after, "
-                    f"{inputs[upstream]}s: both must read the same rows"
+                    f"subtask '{name}' reads {inputs(terms)}s, but '{upstream}', which it comes after, "
+                    f"{inputs(above)}s: both must read the same rows"
                 )
-        for upstream in ancestors(name, edges(subtasks)):
+        all_above = ancestors(name, edges(subtasks))
+        if len(all_above) > MOST_UPSTREAM:
+            found = f"subtask '{name}' comes after {len(all_above)} subtasks"
+            yield f"{found}, at most {MOST_UPSTREAM} are possible: shorten the chain"
+        for upstream in all_above:
             yield from _same_rows(name, terms, upstream, subtasks[upstream], data)
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from collab.collaboration import Collaboration
-from collab.decomposition.dag import ancestors, levels, order
-from collab.settings import parse
+from collab.decomposition.dag import MOST_UPSTREAM, ancestors, levels, order
+from collab.settings import parse, parse_toml
 from protocol.errors import ConfigError
 from tests.chain_cases import VERDICT, block, three, two
 
@@ -150,3 +150,22 @@ def test_no_true_label_of_the_other_is_a_feature(tmp_path: Path, data: str, colu
     assert f"column '{column}' is a target" in _refusal(made)
     made["data"][data]["drop"] = ["dose", column]
     parse(made, "test")
+
+
+def test_more_upstream_than_a_message_describes_is_refused() -> None:
+    """A chain is bounded as everything is that travels."""
+    chain = {f"s{i}": {"after": [f"s{i - 1}"]} if i else {} for i in range(MOST_UPSTREAM + 2)}
+    tables: Tables = {
+        name: {"kind": "tabular_classification", "labels": 2, "until_round": i + 1, **keys}
+        for i, (name, keys) in enumerate(chain.items())
+    }
+    said = _refusal({"name": "long", "rounds": 200, "subtasks": tables})
+    assert f"comes after {MOST_UPSTREAM + 1} subtasks, at most {MOST_UPSTREAM}" in said
+
+
+def test_the_example_of_the_docs_is_accepted() -> None:
+    """What docs/design.md shows of ``after`` can be copied."""
+    text = (Path(__file__).parents[2] / "docs" / "design.md").read_text(encoding="utf-8")
+    example = text.split("## Subtasks that come after others")[1].split("```toml")[1].split("```")[0]
+    found = parse(parse_toml(f'name = "docs"\n{example}', "design.md"), "design.md")
+    assert found.subtasks["tumour"].after == ("organ",)
