@@ -203,7 +203,7 @@ def test_no_body_surprises(body: bytes) -> None:
 
 
 def test_what_is_attached_stands_beside_the_message() -> None:
-    """Upstream models are no arrays of the message itself; they count, and who does not expect them refuses."""
+    """Upstream models are no arrays of the message itself; they count, and the unaware refuse them."""
     plain = pack(EVALUATION, WEIGHTS)
     whole = attach(plain, {"side/w": np.zeros(4, np.float32)})
     assert same_bits(attached(whole), {"side/w": np.zeros(4, np.float32)})
