@@ -33,7 +33,8 @@ def ballot(desk: Desk, request: FusionRequest, arrays: Arrays) -> BallotPaper:
         update={
             "order": tuple(name for _, name in others),
             "approved": tuple(name for loss, name in others if loss < limit),
-            "examples_processed": forward_cost(len(examples) * len(request.candidates)),
+            "examples_processed": forward_cost(len(examples) * len(request.candidates))
+            + desk.upstream_cost(len(examples)),
         }
     )
 

@@ -19,6 +19,7 @@ from collab.data.examples import Examples
 from collab.data.formats import load_public
 from collab.data.splits import split
 from collab.data.targets import class_mask
+from collab.decomposition.dag import conflicts
 from collab.decomposition.view import inputs_of, rows_of
 from collab.plugins import unknown
 from collab.scenario import inputs_wanted, public_set, scenario_data, site_file
@@ -114,6 +115,9 @@ class DeploymentCustody:
     def whole(self, subtask: Subtask) -> SiteRows:
         """Return all rows of the site's own file, split; a part's file is its whole's."""
         config = self._config(_block(subtask))
+        for above in sorted({one.whole or one.name for one in subtask.upstream} & self.data.keys()):
+            for why in conflicts(config, self.data[above]):
+                raise DataError(f"data '{_block(subtask)}' and '{above}' at site '{self.site}': {why}")
         labels = subtask.labels if subtask.part is None else subtask.part.labels
         kind = named_kind(subtask.kind)
         inputs = inputs_wanted(config, kind, subtask.part)

@@ -11,6 +11,7 @@ from collab.aggregation import contract as aggregation
 from collab.allocation.feasibility import options_of
 from collab.allocation.predicates import compile_rule
 from collab.data.config import DataConfig, PartitionConfig
+from collab.decomposition import dag
 from collab.decomposition.terms import DecompositionTerms, name_of
 from collab.fusion.contract import check_task
 from collab.kinds.contract import Kind
@@ -272,6 +273,7 @@ def _cross_references(c: Collaboration) -> Iterator[str]:
     except ConfigError as error:
         yield str(error)
     yield from _decompositions(c)
+    yield from dag.problems(c.subtasks, lambda terms: kind_of(terms).inputs, c.data, c.rounds)
     for name in c.partition:
         if name not in {"default", *c.subtasks, *c.decomposition}:
             yield plugins.unknown(f"subtask '{name}' in [partition]", name, c.subtasks)

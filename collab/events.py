@@ -114,6 +114,15 @@ class Polled(_Event):
     votes: Annotated[tuple[Vote, ...], Field(max_length=100_000)]
 
 
+class Settled(_Event):
+    """A subtask that others come after is over; ``has_model`` says whether it came to a final model."""
+
+    type: Literal["settled"] = "settled"
+    round: Round
+    subtask: Name
+    has_model: bool
+
+
 class Weighed(Frozen):
     """A pair that was not assigned: its score, and the constraint that bound."""
 
@@ -219,6 +228,14 @@ class Skip(Frozen):
     reason: Text
 
 
+class Settle(Frozen):
+    """These subtasks are over and others come after them: finish their models, which no longer change."""
+
+    type: Literal["settle"] = "settle"
+    round: Round
+    subtasks: tuple[Name, ...]
+
+
 class Finish(Frozen):
     """The run is complete."""
 
@@ -234,11 +251,11 @@ class Abort(Frozen):
 
 
 Event = Annotated[
-    SiteJoined | SiteLost | Started | Arrived | Rejected | TimePassed | Evaluated | Polled,
+    SiteJoined | SiteLost | Started | Arrived | Rejected | TimePassed | Evaluated | Polled | Settled,
     Field(discriminator="type"),
 ]
 Instruction = Annotated[
-    Decided | Poll | Send | Refuse | Wait | Discard | Aggregate | Evaluate | Skip | Finish | Abort,
+    Decided | Poll | Send | Refuse | Wait | Discard | Aggregate | Evaluate | Skip | Settle | Finish | Abort,
     Field(discriminator="type"),
 ]
 

@@ -32,6 +32,8 @@ from collab.events import (
     Refuse,
     Rejected,
     Send,
+    Settle,
+    Settled,
     SiteJoined,
     SiteLost,
     Skip,
@@ -43,6 +45,7 @@ from collab.feedback import Contributed, Measured
 from collab.metrics import is_better
 from collab.objective import to_go
 from collab.roster import Roster
+from collab.sequence import Sequence
 from protocol.messages import assignment_id
 
 MAX_ATTEMPTS = 3
@@ -58,7 +61,8 @@ class Rounds:
         self.roster = Roster(collaboration)
         self.request: Request | None = None
         self._polling: set[str] = set()
-        self._stopped: set[str] = set()
+        self._settling: set[str] = set()
+        self._sequence = Sequence(collaboration.subtasks)
         self._now_s = 0.0
         self._empty_rounds = 0
         self.round = 0
@@ -157,9 +161,9 @@ class Rounds:
         left = to_go(metric, event.value, terms.target, event.constant)
         found = Measured(event.loss, event.losses, event.credits, left)
         self.roster.beliefs.measured(event.subtask, self.round, given, found)
-        if event.value is not None and terms.target is not None:
-            if event.value == terms.target or is_better(metric, event.value, terms.target):
-                self._stopped.add(event.subtask)
+        target, value = terms.target, event.value
+        if target is not None and value is not None and (value == target or is_better(metric, value, target)):
+            self._sequence.reached_target(event.subtask)
         yield from self._after_closing()
 
     def _on_polled(self, event: Polled) -> Iterator[Instruction]:
@@ -168,17 +172,25 @@ class Rounds:
         self.roster.voted(event)
         self._polling.remove(event.subtask)
         if not self._polling:
-            yield from self._allocate(self._active())
+            yield from self._allocate(self._sequence.active(self.round))
+
+    def _on_settled(self, event: Settled) -> Iterator[Instruction]:
+        if event.round != self.round or event.subtask not in self._settling:
+            return
+        self._sequence.settled(event.subtask, has_model=event.has_model)
+        self._settling.remove(event.subtask)
+        if not self._settling:
+            yield from self._open_round()
 
     # -- a round --------------------------------------------------------------------------------
 
     def _open_round(self) -> Iterator[Instruction]:
-        unfinished = [n for n in sorted(self._terms.subtasks) if not self._is_over(n, self.round)]
-        if not unfinished:
-            yield Finish(reason=self._all_over())
+        never = self._sequence.never_started()
+        if not self._sequence.unfinished(self.round):
+            yield Finish(reason=f"{self._sequence.all_over()}{never}"[:500])
             return
         if self.round >= self._terms.rounds:
-            yield Finish(reason=f"all {self._terms.rounds} rounds are done")
+            yield Finish(reason=f"all {self._terms.rounds} rounds are done{never}"[:500])
             return
         if not self.roster.sites:
             yield Abort(reason=f"round {self.round + 1}: all sites are gone; start them and run again")
@@ -186,11 +198,16 @@ class Rounds:
         if self._empty_rounds >= MAX_EMPTY_ROUNDS:
             yield Abort(reason=f"round {self.round}: nobody answered in {MAX_EMPTY_ROUNDS} rounds on end")
             return
+        if unsettled := self._sequence.unsettled(self.round):
+            self._settling = set(unsettled)
+            yield Settle(round=self.round, subtasks=tuple(unsettled))
+            return
         self.history.extend(self.cohorts.values())
         self.cohorts = {}
         self.round += 1
-        while not (active := self._active()):
+        while not (active := self._sequence.active(self.round)):
             self.round += 1  # nobody has anything to do before the next subtask starts
+        self._sequence.start(active)
         if self.roster.polls(self.round):
             self._polling = set(active)
             yield Poll(round=self.round, subtasks=tuple(active))
@@ -320,27 +337,6 @@ class Rounds:
     def _due_s(self, cohort: Cohort) -> float:
         deadline_s = self._terms.coordination_of(cohort.subtask).deadline_s
         return min(cohort.grace_ends_s, cohort.opened_s + deadline_s)
-
-    # -- which subtasks -------------------------------------------------------------------------
-
-    def _active(self) -> list[str]:
-        """Return the subtasks that this round works on."""
-        names = sorted(self._terms.subtasks)
-        return [
-            n
-            for n in names
-            if self._terms.subtasks[n].from_round <= self.round and not self._is_over(n, self.round - 1)
-        ]
-
-    def _is_over(self, name: str, round_: int) -> bool:
-        """Return whether nothing is done for a subtask after this round."""
-        until = self._terms.subtasks[name].until_round
-        return name in self._stopped or (until is not None and round_ >= until)
-
-    def _all_over(self) -> str:
-        if set(self._terms.subtasks) == self._stopped:
-            return "every subtask reached its target"
-        return "every subtask reached its target or its last round"
 
     def _find(self, assignment: str) -> tuple[Cohort | None, Task | None]:
         for cohort in (*self.cohorts.values(), *reversed(self.history)):

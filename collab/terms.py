@@ -16,6 +16,7 @@ from protocol.messages import (
     Frozen,
     Label,
     Name,
+    Names,
     Personal,
     PrototypeSpec,
     TrainSpec,
@@ -186,6 +187,7 @@ class SubtaskTerms(Frozen):
         personal: what of the model each site keeps for itself.
         max_sites: the largest cohort of a round; left out, all that the policy gives.
         from_round, until_round: the rounds in which it is worked on; left out, all.
+        after: the subtasks that must be over first; their final models' soft outputs are further inputs.
         teacher: an imported model that joins as a teacher or as the start.
         root: labelled rows at the server, for rules that need them.
         part_of: the whole of which this is a part; written by ``[decomposition.NAME]``.
@@ -216,6 +218,7 @@ class SubtaskTerms(Frozen):
     max_sites: int | None = Field(None, ge=1, le=100_000)
     from_round: int = Field(1, ge=1, le=100_000)
     until_round: int | None = Field(None, ge=1, le=100_000)
+    after: Names = ()
     fusion: FusionTerms | None = None
     coordination: Coordination | None = None
     part_of: Name | None = None

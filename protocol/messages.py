@@ -21,6 +21,7 @@ Count = Annotated[int, Field(ge=0, le=10**12)]
 Amount = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 Round = Annotated[int, Field(ge=0, le=10**6)]
 Labels = Annotated[tuple[Label, ...], Field(max_length=100_000)] | Annotated[int, Field(ge=0, le=100_000)]
+Names = Annotated[tuple[Name, ...], Field(max_length=100)]
 Counts = Annotated[tuple[Amount, ...], Field(max_length=100_000)]
 
 # The candidate of a fusion that the collaboration itself made: aggregated, or the student.
@@ -156,6 +157,38 @@ class PartOf(Frozen):
         return self.image or bool(self.columns)
 
 
+class SettledModel(Frozen):
+    """A final model that no longer changes, as subtasks that come after it use it.
+
+    ``digest`` is that of its arrays, which travel once to each site; ``preprocessing`` is its own. It gives
+    probabilities at ``temperature``, or one value as (value - ``mean``) / ``scale``.
+    """
+
+    model: Name
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
+    preprocessing: Json
+    temperature: Temperature = 1.0
+    mean: float = Field(0.0, ge=-1e15, le=1e15)
+    scale: float = Field(1.0, gt=0, le=1e15)
+
+
+class Upstream(Frozen):
+    """A subtask that another comes after, directly or (not ``direct``) by way of a third.
+
+    Only the ``outputs`` of direct ones are appended to the other's inputs; ``after`` names those that it
+    takes itself. ``whole`` is what it is a part of, if of anything: a site reads both from one data block.
+    ``settled`` is its final model, once it is over.
+    """
+
+    name: Name
+    kind: Name
+    outputs: int = Field(ge=1, le=100_000)
+    after: Names = ()
+    direct: bool = True
+    whole: Name | None = None
+    settled: SettledModel | None = None
+
+
 class Subtask(Frozen):
     """What a site must know of a subtask to work on it.
 
@@ -164,7 +197,8 @@ class Subtask(Frozen):
     of the federated preprocessing, once its statistics have been merged. ``asks`` is what a
     contribution has to say beside its arrays; ``selective`` the share of its own rows that a site
     may find unlike itself before it abstains from such rows of the public set. ``part`` says, where the
-    subtask is part of a whole, which of the whole's rows are its own.
+    subtask is part of a whole, which of the whole's rows are its own. ``upstream`` are the subtasks that it
+    comes after and those that they come after themselves, each after all that it names.
     """
 
     name: Name
@@ -185,6 +219,23 @@ class Subtask(Frozen):
     part: PartOf | None = None
     public_digest: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     preprocessing: Json | None = None
+    upstream: Annotated[tuple[Upstream, ...], Field(max_length=100)] = ()
+
+    @model_validator(mode="after")
+    def _upstream_in_order(self) -> Subtask:
+        known: set[str] = set()
+        for one in self.upstream:
+            if one.name in known | {self.name}:
+                raise ValueError("a subtask stands twice in its chain")
+            if not known.issuperset(one.after):
+                raise ValueError("after names a subtask that does not stand before it")
+            known.add(one.name)
+        return self
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every subtask that it comes after has its final model."""
+        return all(one.settled is not None for one in self.upstream)
 
 
 class Capability(Frozen):

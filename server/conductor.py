@@ -24,6 +24,8 @@ from collab.events import (
     Refuse,
     Rejected,
     Send,
+    Settle,
+    Settled,
     SiteJoined,
     SiteLost,
     Skip,
@@ -40,6 +42,7 @@ from server.learner import Learner
 from server.preparation import predicted_seconds
 from server.roll_call import RollCall, admit, dismiss, nobody
 from server.runlog import RunLog
+from server.upstream import Settler, nothing
 
 Listener = Callable[[Mapping[str, Any]], None]
 
@@ -68,6 +71,7 @@ class Conductor:
     listener: Listener
     notes: list[str] = field(default_factory=list)
     roll_call: RollCall = nobody
+    settle: Settler = nothing
     curves: dict[str, list[CurvePoint]] = field(default_factory=dict)
     coverage: list[dict[str, Any]] = field(default_factory=list)
     discarded: list[Discard] = field(default_factory=list)
@@ -78,6 +82,7 @@ class Conductor:
         self._events: deque[Event] = deque()
         self._wait_until_s = 0.0
         self._credits: dict[str, dict[str, float]] = {}
+        self._targets: dict[str, tuple[float, float] | None] = {}
         self._finished: Finish | None = None
         self.ended = ""
 
@@ -133,7 +138,7 @@ class Conductor:
             case Skip():
                 self._cover(instruction.round, instruction.subtask, 0.0)
                 self.notes.append(f"round {instruction.round}, {instruction.subtask}: {instruction.reason}")
-            case Evaluate() | Poll():
+            case Evaluate() | Poll() | Settle():
                 self._ask_all(instruction)
             case Finish():
                 self._finished = instruction
@@ -141,9 +146,11 @@ class Conductor:
                 self.ended = f"stopped: {instruction.reason}"
                 raise RunError(instruction.reason)
 
-    def _ask_all(self, instruction: Evaluate | Poll) -> None:
+    def _ask_all(self, instruction: Evaluate | Poll | Settle) -> None:
         if isinstance(instruction, Evaluate):
             self._evaluate(instruction)
+        elif isinstance(instruction, Settle):
+            self._settle(instruction)
         else:
             self._poll(instruction)
 
@@ -219,6 +226,7 @@ class Conductor:
         self._call_the_roll(instruction.round + 1)
         for subtask in instruction.subtasks:
             found, others = self.learners[subtask].measure(self.courier, instruction.round, self.notes)
+            self._targets[subtask] = found.target
             metric = metric_of(self.collaboration.subtasks[subtask])
             value = found.metrics.get(metric)
             point = CurvePoint(
@@ -265,6 +273,14 @@ class Conductor:
             self._events.append(
                 Polled(at_s=self.courier.now_s, round=instruction.round, subtask=subtask, votes=votes)
             )
+
+    def _settle(self, instruction: Settle) -> None:
+        """Let the final models stand of subtasks that are over and that others come after."""
+        for subtask in instruction.subtasks:
+            self.listener({"type": "stage", "text": f"settling {subtask} for what comes after it"})
+            has_model = self.settle(subtask, instruction.round, self._targets.get(subtask), self.notes)
+            at_s, round_ = self.courier.now_s, instruction.round
+            self._events.append(Settled(at_s=at_s, round=round_, subtask=subtask, has_model=has_model))
 
     def _cover(self, round_: int, subtask: str, share: float) -> None:
         cohort = self.machine.cohorts.get(subtask)

@@ -41,6 +41,8 @@ def result_table(summary: Mapping[str, Any]) -> RenderableType:
         by_labels = {name: whole for name, whole in wholes.items() if name not in by_modality}
         parts += [Text(), _wholes_table(by_labels)] if by_labels else []
         parts += [Text(), _modalities_table(by_modality)] if by_modality else []
+    if chains := at(summary, "chains"):
+        parts += [Text(), _chains_table(chains)]
     parts += [Text(), _methods_table(summary), Text(), _sites_table(summary), _totals(summary)]
     parts += [Text(f"note: {plain(note)}") for note in at(summary, "notes") or []]
     return Group(*parts)
@@ -144,6 +146,20 @@ def _modalities_table(wholes: Mapping[str, Any]) -> Table:
         figures = [number(at(whole, key)) for key in ("global", "own")]
         shown = difference if error is None else f"{difference} ± {number(error)}"
         table.add_row(Text(label), plain(whole["fusion"]), *figures, Text(best), shown)
+    return table
+
+
+def _chains_table(chains: Mapping[str, Any]) -> Table:
+    table = _table("Chains: final models on what upstream models predict of test rows")
+    for heading in ("subtask, metric", "after", "end to end", "own", "upstream ablated", "upstream, each"):
+        left = heading in ("subtask, metric", "after", "upstream, each")
+        table.add_column(heading, justify="left" if left else "right", overflow="fold")
+    for name, one in chains.items():
+        label = f"{plain(name)}, {metric_name(one['metric'])}"
+        figures = [number(at(one, key)) for key in ("end_to_end", "own", "ablated")]
+        each = [f"{plain(n)} {number(at(u, 'global'))}" for n, u in (at(one, "upstream") or {}).items()]
+        after = ", ".join(map(plain, at(one, "after") or []))
+        table.add_row(Text(label), Text(after), *figures, Text(", ".join(each)))
     return table
 
 

@@ -50,6 +50,12 @@ class Letter:
     round: int | None = 0
     counted: bool = True
 
+    @property
+    def subtask(self) -> str:
+        """The subtask that it is about: ``about`` is its name, or an assignment id that holds it."""
+        parts = self.about.split("/")
+        return parts[2] if len(parts) > 2 else self.about
+
 
 @dataclass(frozen=True)
 class Arrival:

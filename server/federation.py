@@ -36,6 +36,8 @@ from server.spool import Spool
 from server.summary import FILE_NAME as SUMMARY
 from server.summary import build_summary, write_json
 from server.turns import TurnsGrid
+from server.upstream import ChainedCourier, Chains
+from server.upstream import as_json as chain_entries
 from server.whole import as_json, measure_wholes
 
 Clock = Literal["simulated", "wall"]
@@ -75,11 +77,7 @@ def federate(
     nodes, everybody = discover(grid, collaboration, notes)
     later = {s: c for s, c in everybody.items() if joins_later(collaboration, s)}
     capabilities = {s: c for s, c in everybody.items() if s not in later}
-    courier: Courier = (
-        SimulatedCourier(grid, nodes, collaboration.sites, collaboration.seed)
-        if terms.clock == "simulated"
-        else WallCourier(grid, nodes)
-    )
+    courier = ChainedCourier(_courier(grid, nodes, collaboration, terms))
     tell({"type": "stage", "text": "merging statistics"})
     prepared = {
         name: with_sets(collaboration, one)
@@ -87,22 +85,27 @@ def federate(
     }
     spool = Spool(terms.folder / "contributions")
     learners = {name: make(collaboration, one, terms.run, spool) for name, one in prepared.items()}
+    chains = Chains(learners, courier)
     roll_call: RollCall = ByProfile(collaboration, later)
     if terms.clock == "wall":
         roll_call = ByNodes(grid, courier, collaboration, nodes, notes)
     with closing(spool), RunLog(terms.folder) as log:
         conductor = Conductor(
-            collaboration, terms.run, courier, learners, log, tell, notes, roll_call=roll_call
+            *(collaboration, terms.run, courier, learners, log, tell, notes),
+            roll_call=roll_call,
+            settle=chains.settle,
         )
         stopped = _conduct(conductor, capabilities)
-    outcomes = _conclude(conductor, terms, tell)
+    outcomes = _conclude(conductor, chains, terms, tell)
     wholes = measure_wholes(courier, collaboration, learners, terms.run, notes)
     wall_s = time.monotonic() - started
     summary = build_summary(conductor, outcomes, engine=terms.engine, wall_s=wall_s, ended=conductor.ended)
     per_part = {name: entry["collaboration"]["global"] for name, entry in summary["subtasks"].items()}
     summary["decompositions"] = as_json(wholes, per_part)
+    summary["chains"] = chain_entries(collaboration, outcomes, per_part)
     for name, outcome in outcomes.items():
-        write_models(terms.folder, learners[name].prepared.subtask, outcome, summary)
+        settled = chains.settled.get(name)
+        write_models(terms.folder, learners[name].prepared.subtask, outcome, summary, settled)
     for name, whole in wholes.items():
         write_state(terms.folder, name, whole.state)
     write_json(summary, terms.folder / SUMMARY)
@@ -110,6 +113,13 @@ def federate(
         write_report(summary, terms.folder / "report.html")
         raise RunError(f"{stopped}; what was reached until then is in {terms.folder}") from stopped
     return summary
+
+
+def _courier(grid: Grid, nodes: Mapping[str, int], collaboration: Collaboration, terms: Terms) -> Courier:
+    """Return the courier of the run's clock."""
+    if terms.clock == "simulated":
+        return SimulatedCourier(grid, nodes, collaboration.sites, collaboration.seed)
+    return WallCourier(grid, nodes)
 
 
 def _conduct(conductor: Conductor, capabilities: Mapping[str, Capability]) -> RunError | None:
@@ -174,12 +184,16 @@ def _unspent(conductor: Conductor, subtask: str) -> dict[str, int]:
 
 
 def _conclude(
-    conductor: Conductor, terms: Terms, tell: Callable[[Mapping[str, Any]], None]
+    conductor: Conductor, chains: Chains, terms: Terms, tell: Callable[[Mapping[str, Any]], None]
 ) -> dict[str, Outcome]:
     outcomes = {}
     for name, learner in sorted(conductor.learners.items()):
+        if not learner.prepared.subtask.is_ready:
+            outcomes[name] = Outcome(learner.prepared.fusion)
+            continue  # it never started: nobody could make its inputs
         tell({"type": "stage", "text": f"fusing and measuring {name}"})
-        learner.finish(conductor.courier, conductor.machine.round, conductor.notes)
+        if name not in chains.finished:
+            learner.finish(conductor.courier, conductor.machine.round, conductor.notes)
         outcomes[name] = conclude(
             conductor.courier,
             learner,

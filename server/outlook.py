@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from collab.allocation.feasibility import obstacles
 from collab.collaboration import Collaboration
+from collab.decomposition.dag import edges, levels
 from collab.events import Abort, Decided, Instruction, Send, Skip
 from collab.rounds import Rounds
 from protocol.errors import RunError
@@ -50,6 +51,8 @@ class Outlook:
     pairs: tuple[Pair, ...]
     unserved: Mapping[str, str]
     notes: tuple[str, ...]
+    levels: tuple[tuple[str, ...], ...] = ()
+    """The subtasks that begin at once, those that come after them, and so on."""
 
 
 def outlook(grid: Grid, collaboration: Collaboration) -> Outlook:
@@ -105,7 +108,8 @@ def _outlook(
                 )
             )
     unserved = {i.subtask: i.reason for i in given if isinstance(i, Skip)}
-    return Outlook(collaboration.allocation.policy.rule, tuple(pairs), unserved, tuple(notes))
+    policy, found = collaboration.allocation.policy.rule, levels(edges(collaboration.subtasks))
+    return Outlook(policy, tuple(pairs), unserved, tuple(notes), found)
 
 
 def as_json(found: Outlook) -> dict[str, Any]:
@@ -114,6 +118,7 @@ def as_json(found: Outlook) -> dict[str, Any]:
         "policy": found.policy,
         "pairs": [asdict(pair) for pair in found.pairs],
         "unserved": dict(found.unserved),
+        "levels": [list(level) for level in found.levels],
         "notes": list(found.notes),
     }
 
@@ -122,6 +127,7 @@ def shown(found: Outlook, collaboration: Collaboration) -> RenderableType:
     """Return what ``plan`` shows a person."""
     return Group(
         _subtasks(collaboration),
+        *_levels(found),
         *(_able(found, name) for name in dict.fromkeys(p.subtask for p in found.pairs)),
         *(f"{name}: nobody in the first round: {why}" for name, why in found.unserved.items()),
         *found.notes,
@@ -135,6 +141,14 @@ def _subtasks(collaboration: Collaboration) -> Table:
         rounds = f"{terms.from_round} to {last}"
         table.add_row(name, terms.kind, terms.exchange, str(terms.metric), f"{terms.importance:g}", rounds)
     return table
+
+
+def _levels(found: Outlook) -> Iterator[str]:
+    """Yield which subtasks come in turn; nothing where none comes after another."""
+    for number, names in enumerate(found.levels if len(found.levels) > 1 else (), start=1):
+        when = "begins at once" if number == 1 else "once those are over, and on what they predict"
+        start = "\n" if number == 1 else ""
+        yield f"{start}level {number}, {when}: {', '.join(names)}"
 
 
 def _able(found: Outlook, subtask: str) -> RenderableType:

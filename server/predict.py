@@ -18,6 +18,7 @@ from collab.data.config import DataConfig
 from collab.data.examples import select
 from collab.data.formats import holds_any, load_inputs
 from collab.data.preprocess import Preprocessing
+from collab.decomposition.chain import inputs
 from collab.decomposition.modality import present
 from collab.decomposition.modality_terms import ModalityTerms
 from collab.decomposition.whole import fuse
@@ -31,7 +32,7 @@ from protocol.arrays import check, spec_of
 from protocol.errors import DataError
 from protocol.messages import FINAL, Candidate
 from server.federation import COLLABORATION
-from server.models import FUSION, MANIFEST, Manifest, pool_arrays, read_arrays, read_manifest
+from server.models import FUSION, MANIFEST, Manifest, pool_arrays, read_arrays, read_manifest, read_upstream
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,7 @@ def predict(folder: Path, subtask: str, source: Path, site: str | None = None) -
         if subtask in collaboration.decomposition:
             return _whole(folder, collaboration, subtask, source, site)
     manifest = read_manifest(folder, subtask)
-    preprocessing = Preprocessing.model_validate_json(str(manifest.subtask.preprocessing))
-    rows = load_inputs(source, _data_config(folder, subtask), preprocessing)
-    x = torch.as_tensor(preprocessing.transform(rows))
+    x = _inputs(folder, manifest, source)
     kind = named_kind(manifest.subtask.kind)
     if site is None:
         outputs_MNK = np.stack([_calibrated(folder, manifest, c, x, kind) for c in manifest.candidates])
@@ -91,6 +90,15 @@ def predict(folder: Path, subtask: str, source: Path, site: str | None = None) -
         return Predictions(outputs_NK, None)
     names = labels if isinstance(labels, tuple) else tuple(map(str, range(manifest.subtask.outputs)))
     return Predictions(outputs_NK, names)
+
+
+def _inputs(folder: Path, manifest: Manifest, source: Path) -> torch.Tensor:
+    """Return the preprocessed rows of ``source``, with what upstream models predict of them."""
+    subtask = manifest.subtask
+    config = _data_config(folder, subtask.name)
+    above = read_upstream(folder, [one.name for one in subtask.upstream])
+    arrays = {name: found for name, (_, found) in above.items()}
+    return torch.as_tensor(inputs(subtask, lambda wanted: load_inputs(source, config, wanted), arrays))
 
 
 def _whole(

@@ -13,6 +13,8 @@ from torch import nn
 from collab.aggregation import contract as aggregation
 from collab.collaboration import Collaboration, kind_of, metric_of, models_of
 from collab.data.preprocess import Preprocessing, merge
+from collab.decomposition.chain import input_shape
+from collab.decomposition.dag import ancestors, edges
 from collab.models.contract import build, memory_mib, to_arrays
 from collab.plugins import load
 from collab.rng import derive
@@ -28,6 +30,7 @@ from protocol.messages import (
     SubtaskQuery,
     TrainSpec,
     Trial,
+    Upstream,
 )
 from protocol.records import pack
 from server.courier import Arrival, Courier, Letter, Patience, gather
@@ -74,8 +77,7 @@ class Prepared:
     def module(self, model: str) -> nn.Module:
         """Return ``model`` with the parameters from which every party of this seed starts."""
         seed = derive(self.subtask.seed, self.subtask.name, model, "initial")
-        preprocessing = Preprocessing.model_validate_json(str(self.subtask.preprocessing))
-        return build(model, preprocessing.input_shape, self.subtask.outputs, seed)
+        return build(model, input_shape(self.subtask), self.subtask.outputs, seed)
 
 
 def ask(courier: Courier, letters: Sequence[Letter], notes: list[str]) -> list[Arrival]:
@@ -226,6 +228,24 @@ def describe(collaboration: Collaboration, name: str) -> Subtask:
         personal=terms.personal,
         prototypes=terms.prototypes,
         part=collaboration.view_of(name),
+        upstream=_upstream(collaboration, name) if terms.after else (),
+    )
+
+
+def _upstream(collaboration: Collaboration, name: str) -> tuple[Upstream, ...]:
+    """Return all that a subtask comes after, as far as it is known before any is over."""
+    after = edges(collaboration.subtasks)
+    found = {above: collaboration.subtasks[above] for above in ancestors(name, after)}
+    return tuple(
+        Upstream(
+            name=n,
+            kind=t.kind,
+            outputs=kind_of(t).outputs(t.labels),
+            after=t.after,
+            direct=n in after[name],
+            whole=t.part_of,
+        )
+        for n, t in found.items()
     )
 
 
@@ -269,7 +289,7 @@ def predicted_seconds(prepared: Prepared, capability: Capability, epochs: float)
 
 
 def _memories(terms: SubtaskTerms, subtask: Subtask) -> dict[str, float]:
-    shape = Preprocessing.model_validate_json(str(subtask.preprocessing)).input_shape
+    shape = input_shape(subtask)
     return {
         choice.name: choice.memory_mib or memory_mib(build(choice.name, shape, subtask.outputs, 0))
         for choice in models_of(terms)

@@ -145,7 +145,7 @@ def simulate(collaboration: Collaboration, order: Order, listener: Listener) -> 
     terms = Terms(order.run, folder, "simulated", order.engine, baselines=order.baselines)
     summary = _run(collaboration, terms, listener)
     if order.baselines:
-        _compare(collaboration, summary, listener)
+        _compare(collaboration, summary, folder, listener)
         write_json(summary, folder / FILE_NAME)
     write_report(summary, folder / "report.html")
     return summary
@@ -215,13 +215,13 @@ def _run(collaboration: Collaboration, terms: Terms, listener: Listener) -> dict
     return found[0]
 
 
-def _compare(collaboration: Collaboration, summary: dict[str, Any], listener: Listener) -> None:
+def _compare(collaboration: Collaboration, summary: dict[str, Any], folder: Path, listener: Listener) -> None:
     """Measure the baselines that need all data or another run, and put them into the summary."""
     for name in sorted(collaboration.subtasks):
         if summary["subtasks"][name]["baselines"] is None:
             continue  # no site could measure itself alone: there is nothing to stand beside
         listener({"type": "stage", "text": f"baseline pooled: {name}"})
-        found = baselines.pooled(collaboration, name)
+        found = baselines.pooled(collaboration, name, folder)
         set_baseline(summary, name, "pooled", found.measured, found.own)
     listener({"type": "stage", "text": "baseline FedAvg with the smallest model"})
     plain = baselines.smallest_common(collaboration)

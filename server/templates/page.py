@@ -83,6 +83,18 @@ TEXT = r"""{% import "marks.html" as marks with context %}
 </tbody></table></div>
 {% endif %}
 {% endfor %}
+{% for name, chain in (at(run, "chains") or {}).items() %}
+{% if loop.first %}
+<h3>One after the other</h3>
+<p class="soft">A subtask that comes after others reads what their final models predict, never their true labels. End to end is its final model on all sites' test rows; ablated is the same model where upstream says its mean of every row: the difference is what upstream was worth to it.</p>
+<div class="card scroll"><table class="wide">
+<thead><tr><th>Subtask</th><th>After</th><th class="n">Level</th><th class="n">End to end</th><th class="n">Own</th><th class="n">Upstream ablated</th><th>Upstream, each on its own</th></tr></thead><tbody>
+{% endif %}
+<tr><th class="name">{{ name }} <span class="unit">{{ chain.metric|metric_name }}</span></th><td>{{ (at(chain, "after") or [])|join(", ") }}</td><td class="n">{{ at(chain, "level") }}</td><td class="n"><b>{{ at(chain, "end_to_end")|number }}</b></td><td class="n">{{ at(chain, "own")|number }}</td><td class="n">{{ at(chain, "ablated")|number }}</td><td>{% for above, own in (at(chain, "upstream") or {}).items() %}{{ above }} {{ at(own, "global")|number }} <span class="unit">{{ at(own, "metric")|metric_name }}</span>{{ ", " if not loop.last }}{% endfor %}</td></tr>
+{% if loop.last %}
+</tbody></table></div>
+{% endif %}
+{% endfor %}
 <details class="paper"><summary>All methods and all metrics</summary>
 <div class="grid">
 {% for s in subtasks %}

@@ -6,6 +6,23 @@ import inspect
 
 from protocol import messages as m
 
+SETTLED = m.SettledModel(
+    model="linear", digest="a" * 64, preprocessing="{}", temperature=0.5, mean=-2, scale=4
+)
+SETTLED_JSON = (
+    f'{{"model":"linear","digest":"{"a" * 64}","preprocessing":"{{}}",'
+    '"temperature":0.5,"mean":-2.0,"scale":4.0}'
+)
+STAIN = m.Upstream(name="stain", kind="tabular_classification", outputs=3, direct=False, whole="dyes")
+STAIN_JSON = (
+    '{"name":"stain","kind":"tabular_classification","outputs":3,"after":[],"direct":false,"whole":"dyes",'
+    '"settled":null}'
+)
+ORGAN = m.Upstream(name="organ", kind="tabular_regression", outputs=1, after=("stain",), settled=SETTLED)
+ORGAN_JSON = (
+    '{"name":"organ","kind":"tabular_regression","outputs":1,"after":["stain"],"direct":true,"whole":null,'
+    f'"settled":{SETTLED_JSON}}}'
+)
 SUBTASK = m.Subtask(
     name="tumour",
     data="cells",
@@ -24,6 +41,7 @@ SUBTASK = m.Subtask(
     part=m.PartOf(whole="cells", labels=("b", "m", "?"), classes=(0, 1, None)),
     public_digest="0" * 64,
     preprocessing="{}",
+    upstream=(STAIN, ORGAN),
 )
 SUBTASK_JSON = (
     '{"name":"tumour","data":"cells","kind":"tabular_classification","labels":["benign","malignant"],"outputs":2,'
@@ -34,11 +52,14 @@ SUBTASK_JSON = (
     '"wire":{"form":"topk","top_k":2},"asks":["accuracy"],"selective":0.25,'
     '"personal":{"rule":"fedrep","head_epochs":1,"strength":0.1},"prototypes":{"dim":16,"strength":1.0},'
     '"part":{"whole":"cells","labels":["b","m","?"],"classes":[0,1,null],"columns":[],"image":false},'
-    f'"public_digest":"{"0" * 64}","preprocessing":"{{}}"}}'
+    f'"public_digest":"{"0" * 64}","preprocessing":"{{}}",'
+    f'"upstream":[{STAIN_JSON},{ORGAN_JSON}]}}'
 )
 
 CASES: tuple[tuple[m.Frozen, str], ...] = (
     (SUBTASK, SUBTASK_JSON),
+    (SETTLED, SETTLED_JSON),
+    (ORGAN, ORGAN_JSON),
     (
         m.TrainSpec(optimizer="adam", lr=1, momentum=0.9),
         (
