@@ -72,7 +72,8 @@ class ScenarioCustody:
             raise DataError(f"subtask '{subtask.name}': site '{self.site}' has no data for it")
         name = str(self.collaboration.subtasks[subtask.name].data)
         seed = self.collaboration.seed
-        rows = _split(data.by_site[self.site], self.collaboration.data[name], seed, name, self.site)
+        config = self.collaboration.data[name]
+        rows = _split(data.by_site[self.site], config, (seed, name, self.site), subtask.family)
         rows = _viewed(rows, subtask)
         if self.collaboration.sites[self.site].attack != "label_flip":
             return rows
@@ -105,7 +106,8 @@ class DeploymentCustody:
         config = self._config(_block(subtask))
         labels = subtask.labels if subtask.part is None else subtask.part.labels
         examples = site_file(config, subtask.kind, labels, self.base)
-        return _viewed(_split(examples, config, subtask.seed, subtask.data, self.site), subtask)
+        rows = _split(examples, config, (subtask.seed, subtask.data, self.site), subtask.family)
+        return _viewed(rows, subtask)
 
     def public(self, subtask: Subtask) -> Examples:
         """Return the public set, from the block ``[data.SUBTASK-public]`` of ``site.toml``."""
@@ -123,8 +125,11 @@ class DeploymentCustody:
         return self.data[name]
 
 
-def _split(examples: Examples, config: DataConfig, seed: int, data_name: str, site: str) -> SiteRows:
-    parts = split(examples, config.split, seed=seed, data_name=data_name, site=site)
+def _split(
+    examples: Examples, config: DataConfig, drawn_from: tuple[int, str, str], family: str | None
+) -> SiteRows:
+    seed, data_name, site = drawn_from
+    parts = split(examples, config.split, seed=seed, data_name=data_name, site=site, family=family)
     return SiteRows(
         train=examples.take(parts.train),
         validation=examples.take(parts.validation),

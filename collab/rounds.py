@@ -26,6 +26,7 @@ from collab.events import (
     Evaluated,
     Event,
     Finish,
+    Grouped,
     Instruction,
     Poll,
     Polled,
@@ -40,6 +41,7 @@ from collab.events import (
     Wait,
 )
 from collab.feedback import Contributed, Measured
+from collab.groups import Groups
 from collab.metrics import is_better
 from collab.roster import Roster
 from protocol.messages import assignment_id
@@ -54,7 +56,8 @@ class Rounds:
     def __init__(self, collaboration: Collaboration, run: str) -> None:
         self._terms = collaboration
         self._run = run
-        self.roster = Roster(collaboration)
+        self.groups = Groups({n: t.subtasks for n, t in collaboration.families.items()})
+        self.roster = Roster(collaboration, self.groups)
         self.request: Request | None = None
         self._polling: set[str] = set()
         self._stopped: set[str] = set()
@@ -82,8 +85,7 @@ class Rounds:
 
     def task(self, assignment: str) -> Task | None:
         """Return the assignment of that id, of this round or an earlier one."""
-        cohorts = [*self.cohorts.values(), *reversed(self.history)]
-        return next((c.tasks[assignment] for c in cohorts if assignment in c.tasks), None)
+        return self._find(assignment)[1]
 
     def check_invariants(self) -> None:
         """Raise AssertionError where the state contradicts itself; tests call it after each event."""
@@ -126,10 +128,9 @@ class Rounds:
             yield Discard(assignment=event.assignment, code="late")
         else:
             task.outcome, task.answered_s = "contributed", event.at_s
-            work_s = self.roster.work_s(task.send.site, cohort.subtask) * task.send.budget
-            self.roster.beliefs.answered(
-                task.send.site, cohort.subtask, self.round, work_s, event.at_s - task.sent_s
-            )
+            work_s = self.roster.work_s(task.send.site, cohort.group) * task.send.budget
+            took_s = event.at_s - task.sent_s
+            self.roster.beliefs.answered(task.send.site, task.of, self.round, work_s, took_s)
             yield from self._progress(cohort)
 
     def _on_rejected(self, event: Rejected) -> Iterator[Instruction]:
@@ -144,21 +145,25 @@ class Rounds:
                 yield from self._progress(cohort)
 
     def _on_evaluated(self, event: Evaluated) -> Iterator[Instruction]:
-        cohort = self.cohorts.get(event.subtask)
-        if cohort is None or event.round != self.round or not cohort.closed or cohort.measured:
+        name = event.subtask
+        cohort = next((c for c in self.cohorts.values() if name in c.unmeasured), None)
+        if cohort is None or event.round != self.round or not cohort.closed:
             return
-        cohort.measured = True
-        given = tuple(
-            Contributed(t.send.site, t.examples) for t in cohort.with_outcome("contributed").values()
-        )
+        cohort.measured.add(name)
+        tasks = cohort.with_outcome("contributed").values()
+        given = tuple(Contributed(t.send.site, t.of[name]) for t in tasks if name in t.of)
         found = Measured(event.loss, event.losses, event.credits)
-        self.roster.beliefs.measured(event.subtask, self.round, given, found)
-        terms = self._terms.subtasks[event.subtask]
+        self.roster.beliefs.measured(name, self.round, given, found)
+        terms = self._terms.subtasks[name]
         if event.value is not None and terms.target is not None:
             metric = metric_of(terms)
             if event.value == terms.target or is_better(metric, event.value, terms.target):
-                self._stopped.add(event.subtask)
+                self._stopped.add(name)
         yield from self._after_closing()
+
+    def _on_grouped(self, event: Grouped) -> Iterator[Instruction]:
+        self.groups.split(event.family, event.groups)
+        return iter(())
 
     def _on_polled(self, event: Polled) -> Iterator[Instruction]:
         if event.round != self.round or event.subtask not in self._polling:
@@ -173,7 +178,8 @@ class Rounds:
     def _open_round(self) -> Iterator[Instruction]:
         unfinished = [n for n in sorted(self._terms.subtasks) if not self._is_over(n, self.round)]
         if not unfinished:
-            yield Finish(reason=self._all_over())
+            last = "" if set(self._terms.subtasks) == self._stopped else " or its last round"
+            yield Finish(reason=f"every subtask reached its target{last}")
             return
         if self.round >= self._terms.rounds:
             yield Finish(reason=f"all {self._terms.rounds} rounds are done")
@@ -196,7 +202,7 @@ class Rounds:
             yield from self._allocate(active)
 
     def _allocate(self, active: list[str]) -> Iterator[Instruction]:
-        self.cohorts = {name: Cohort(name, self._now_s) for name in active}
+        self.cohorts = {name: Cohort(name, self._now_s, self.groups.led_by(name)) for name in active}
         self.request = self.roster.request(self.round, active)
         suggested, decided = self.roster.plan(self.request)
         yield decided
@@ -214,13 +220,13 @@ class Rounds:
             yield Abort(reason=f"round {self.round}: nobody can do anything: {_first(suggested.unserved)}")
 
     def _send(self, cohort: Cohort, attempt: int, chosen: Suggestion) -> Send:
-        joined = self.roster.sites[chosen.site]
+        model, of = self.roster.work_of(chosen.site, cohort.group)
         send = Send(
             round=self.round,
             subtask=cohort.subtask,
             site=chosen.site,
             attempt=attempt,
-            model=joined.models[cohort.subtask],
+            model=model,
             score=chosen.score,
             reason=chosen.reason[:500],
             payment=chosen.payment,
@@ -228,15 +234,14 @@ class Rounds:
             budget=chosen.budget,
         )
         key = assignment_id(self._run, self.round, cohort.subtask, chosen.site, attempt)
-        examples = joined.capability.subtasks[cohort.subtask]
-        cohort.tasks[key] = Task(send, examples, sent_s=self._now_s)
+        cohort.tasks[key] = Task(send, of, sent_s=self._now_s)
         return send
 
     def _failed(self, cohort: Cohort, key: str, outcome: Outcome, detail: str) -> Iterator[Instruction]:
         task = cohort.tasks[key]
         task.outcome, task.detail, task.answered_s = outcome, detail[:500], self._now_s
         poisoned = outcome == "rejected" and detail.startswith(("arrays:", "message:"))
-        self.roster.beliefs.failed(task.send.site, cohort.subtask, self.round, poisoned=poisoned)
+        self.roster.beliefs.failed(task.send.site, task.of, self.round, poisoned=poisoned)
         substitute = self._substitute(cohort) if task.send.attempt < MAX_ATTEMPTS else None
         if substitute is not None:
             reason = f"handed on from {task.send.site}, which was {outcome}"
@@ -268,7 +273,7 @@ class Rounds:
             return
         for task in open_tasks.values():
             task.outcome, task.detail = "silent", f"no answer by {due_s - cohort.opened_s:.1f} s"
-            self.roster.beliefs.failed(task.send.site, cohort.subtask, self.round, poisoned=False)
+            self.roster.beliefs.failed(task.send.site, task.of, self.round, poisoned=False)
         yield from self._close(cohort, given)
 
     def _close(self, cohort: Cohort, given: dict[str, Task]) -> Iterator[Instruction]:
@@ -291,13 +296,13 @@ class Rounds:
             yield from self._after_closing()
 
     def _skip(self, cohort: Cohort, reason: str) -> Skip:
-        cohort.closed = cohort.measured = True
+        cohort.closed, cohort.measured = True, set(cohort.group)
         return Skip(round=self.round, subtask=cohort.subtask, reason=reason[:500])
 
     def _after_closing(self) -> Iterator[Instruction]:
         """Have the round measured once every cohort has closed; open the next once it has been."""
         cohorts = self.cohorts.values()
-        unmeasured = tuple(c.subtask for c in cohorts if not c.measured)
+        unmeasured = tuple(name for c in cohorts for name in c.unmeasured)
         if not all(c.closed for c in cohorts):
             return
         if not unmeasured:
@@ -322,23 +327,18 @@ class Rounds:
     # -- which subtasks -------------------------------------------------------------------------
 
     def _active(self) -> list[str]:
-        """Return the subtasks that this round works on."""
-        names = sorted(self._terms.subtasks)
+        """Return the subtasks that this round works on; of a group its leader, while it is needed."""
         return [
             n
-            for n in names
-            if self._terms.subtasks[n].from_round <= self.round and not self._is_over(n, self.round - 1)
+            for n in self.groups.leaders(sorted(self._terms.subtasks))
+            if self._terms.subtasks[n].from_round <= self.round
+            and not all(self._is_over(member, self.round - 1) for member in self.groups.led_by(n))
         ]
 
     def _is_over(self, name: str, round_: int) -> bool:
         """Return whether nothing is done for a subtask after this round."""
         until = self._terms.subtasks[name].until_round
         return name in self._stopped or (until is not None and round_ >= until)
-
-    def _all_over(self) -> str:
-        if set(self._terms.subtasks) == self._stopped:
-            return "every subtask reached its target"
-        return "every subtask reached its target or its last round"
 
     def _find(self, assignment: str) -> tuple[Cohort | None, Task | None]:
         for cohort in (*self.cohorts.values(), *reversed(self.history)):

@@ -21,6 +21,7 @@ from protocol.errors import RunError
 from server.conductor import Conductor
 from server.courier import SimulatedCourier
 from server.discovery import discover, joins_later
+from server.families import alike
 from server.federation import with_sets
 from server.learners import make
 from server.preparation import prepare
@@ -65,7 +66,7 @@ def outlook(grid: Grid, collaboration: Collaboration) -> Outlook:
     courier = SimulatedCourier(grid, nodes, collaboration.sites, collaboration.seed)
     prepared = {
         name: with_sets(collaboration, one)
-        for name, one in prepare(courier, collaboration, capabilities, notes).items()
+        for name, one in alike(collaboration, prepare(courier, collaboration, capabilities, notes)).items()
     }
     with TemporaryDirectory() as scratch, closing(Spool(Path(scratch) / "contributions")) as spool:
         learners = {name: make(collaboration, one, "plan", spool) for name, one in prepared.items()}

@@ -209,6 +209,7 @@ def describe(collaboration: Collaboration, name: str) -> Subtask:
         personal=terms.personal,
         prototypes=terms.prototypes,
         part=collaboration.view_of(name),
+        family=terms.family,
     )
 
 

@@ -59,7 +59,7 @@ def measure_wholes(
 ) -> dict[str, Whole]:
     """Return what each decomposition came to; one with a part without a final model is left out and noted."""
     found = {}
-    for name in sorted(collaboration.decomposition):
+    for name in sorted(collaboration.wholes):
         lacking = [s for s in collaboration.parts_of(name).values() if learners[s].final() is None]
         if lacking:
             notes.append(f"{name}: not measured as a whole: there is no final model of {', '.join(lacking)}")
@@ -76,7 +76,7 @@ def _measure(
     run: str,
     notes: list[str],
 ) -> Whole:
-    terms, parts = collaboration.decomposition[name], collaboration.parts_of(name)
+    terms, parts = collaboration.wholes[name], collaboration.parts_of(name)
     chosen, arrays = _models(parts, learners)
     sites = sorted({site for subtask in parts.values() for site in learners[subtask].prepared.sites})
     letters = []
@@ -132,7 +132,7 @@ def _opened(arrival: Arrival, collaboration: Collaboration, name: str) -> Groups
         raise MessageError("the result is of another whole or site")
     if not evaluation.num_examples:
         return {}
-    terms = collaboration.decomposition[name]
+    terms = collaboration.wholes[name]
     groups: Groups = {}
     for key, array in arrays.items():
         group, _, rest = key.partition("/")

@@ -77,7 +77,7 @@ def ready(collaboration: Collaboration, base: Path) -> Collaboration:
             tables["subtasks"][name]["teacher"]["path"] = beside(terms.teacher.path, base)
     found = validate(Collaboration, tables, "collaboration")
     tables["sites"] |= _with_rows(found)
-    found = validate(Collaboration, tables, "collaboration") if found.decomposition else found
+    found = validate(Collaboration, tables, "collaboration") if found.wholes else found
     for name, terms in found.subtasks.items():
         data = scenario_data(found, name)
         if kind_of(terms).output == "classes" and terms.labels is None:
@@ -88,10 +88,10 @@ def ready(collaboration: Collaboration, base: Path) -> Collaboration:
 def _with_rows(collaboration: Collaboration) -> dict[str, Any]:
     """Return the profiles of the sites, each without the parts of wholes that it has no train rows of."""
     profiles = {}
-    for site, profile in collaboration.sites.items() if collaboration.decomposition else ():
+    for site, profile in collaboration.sites.items() if collaboration.wholes else ():
         empty = {
             part
-            for whole in collaboration.decomposition
+            for whole in collaboration.wholes
             for part in _empty_parts(collaboration, ScenarioCustody(collaboration, site), whole)
         }
         kept = [n for n in collaboration.subtasks if site in collaboration.sites_of(n) and n not in empty]
@@ -162,6 +162,11 @@ def _check_attacks(collaboration: Collaboration, engine: Engine) -> None:
             )
         for name, terms in collaboration.subtasks.items():
             if site in collaboration.sites_of(name):
+                if any(name in family.subtasks for family in collaboration.families.values()):
+                    raise ConfigError(
+                        f"site '{site}', subtask '{name}': attack '{attack}' is not defined on a shared "
+                        f"encoder; there: {', '.join(sorted(attacks.IN_THE_DATA))}"
+                    )
                 try:
                     attacks.check_attack(attack, terms.exchange, wire_of(terms).form)
                 except ConfigError as error:
