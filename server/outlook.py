@@ -91,14 +91,14 @@ def _outlook(
     for subtask in request.subtasks:
         for site in request.sites:
             key = (site.name, subtask.name)
-            models = machine.roster.sites[site.name].models
+            models, group = machine.roster.sites[site.name].models, subtask.together or (subtask.name,)
             chosen = sent.get(key)
             pairs.append(
                 Pair(
                     site.name,
                     subtask.name,
                     site.examples.get(subtask.name, 0),
-                    models.get(subtask.name, ""),
+                    next((models[name] for name in group if name in models), ""),
                     request.belief(*key).seconds if subtask.name in site.examples else 0.0,
                     tuple(obstacles(subtask, site, request.rules)),
                     chosen is not None,
@@ -123,6 +123,11 @@ def shown(found: Outlook, collaboration: Collaboration) -> RenderableType:
     """Return what ``plan`` shows a person."""
     return Group(
         _subtasks(collaboration),
+        *(
+            f"{name}: {', '.join(terms.subtasks)} train together for {terms.merge_rounds} rounds, "
+            f"led by {terms.subtasks[0]}; then in groups"
+            for name, terms in sorted(collaboration.families.items())
+        ),
         *(_able(found, name) for name in dict.fromkeys(p.subtask for p in found.pairs)),
         *(f"{name}: nobody in the first round: {why}" for name, why in found.unserved.items()),
         *found.notes,

@@ -58,7 +58,7 @@ TEXT = r"""{% import "marks.html" as marks with context %}
 <span><svg width="14" height="14"><path class="fused" d="M7 1.5l5.5 5.5l-5.5 5.5l-5.5 -5.5z"/></svg>fused with the sites' models</span>
 <span><svg width="8" height="16"><path class="pooled" d="M4 0V16"/></svg>all data in one place: the upper mark</span>
 </p>
-{% for name, whole in (at(run, "decompositions") or {}).items() %}
+{% for name, whole in wholes.items() %}
 {% if loop.first %}
 <h3>Taken apart, and together again</h3>
 <p class="soft">What the final models of a whole's parts answer together, on all sites' test rows of the whole; naive is the surest expert, whatever the gate says.</p>
@@ -67,6 +67,18 @@ TEXT = r"""{% import "marks.html" as marks with context %}
 {% endif %}
 <tr><th class="name">{{ name }} <span class="unit">{{ whole.metric|metric_name }}</span></th><td>{{ whole.fusion|replace("_", " ") }}</td><td class="n">{{ (at(whole, "per_part") or {})|length }}</td><td class="n"><b>{{ at(whole, "global")|number }}</b></td><td class="n">{{ at(whole, "own")|number }}</td><td class="n">{{ at(whole, "closed_set")|number }}</td><td class="n">{{ at(whole, "recall_outside")|number }}</td></tr>
 {% if loop.last %}
+</tbody></table></div>
+{% endif %}
+{% endfor %}
+{% for name, family in families.items() %}
+<h3>Family {{ name }}: {{ groups_of(family) }}</h3>
+<p class="soft">These subtasks trained together with one encoder{% if at(family, "split_after") is none %} to the end; they were never split{% else %} until round {{ family.split_after }}, then each group with its own. The groups are {% if family.exact %}the best{% else %}good ones, not proven the best,{% endif %} by what a step for a row's subtask took off the loss of a column's, in percent{% endif %}. Measuring took {{ at(family, "measuring_examples")|default(0, true)|counted("example") }} of training.</p>
+{% if at(family, "affinity") %}
+<div class="card scroll"><table>
+<thead><tr><th>A step for …</th>{% for subtask in family.subtasks %}<th class="n">on {{ subtask }}</th>{% endfor %}</tr></thead><tbody>
+{% for subtask in family.subtasks %}{% set row = loop.index0 %}
+<tr><th class="name">{{ subtask }}</th>{% for _ in family.subtasks %}<td class="n">{{ affinity_cell(family, row, loop.index0) }}</td>{% endfor %}</tr>
+{% endfor %}
 </tbody></table></div>
 {% endif %}
 {% endfor %}
