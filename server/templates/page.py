@@ -155,7 +155,7 @@ TEXT = r"""{% import "marks.html" as marks with context %}
 <div class="scroll"><table class="wide small">
 <thead><tr><th class="n">Round</th><th>Site</th><th>Subtask</th><th>Outcome</th><th>What happened</th><th>Why it was chosen</th></tr></thead><tbody>
 {% for a in unfulfilled[:100] %}
-<tr><td class="n">{{ a.round }}</td><td class="name">{{ a.site }}</td><td class="name">{{ a.subtask }}</td><td>{{ a.outcome }}{% if a.attempt|default(1) > 1 %} <span class="soft">attempt {{ a.attempt }}</span>{% endif %}</td><td class="text">{{ a.detail|default("") or "–" }}</td><td class="text soft">{{ a.reason|default("") or "–" }}</td></tr>
+<tr><td class="n">{{ a.round }}</td><td class="name">{{ a.site }}</td><td class="name">{{ a.subtask }}{% for name in a.together|default([]) if name != a.subtask %} <span class="soft">+ {{ name }}</span>{% endfor %}</td><td>{{ a.outcome }}{% if a.attempt|default(1) > 1 %} <span class="soft">attempt {{ a.attempt }}</span>{% endif %}</td><td class="text">{{ a.detail|default("") or "–" }}</td><td class="text soft">{{ a.reason|default("") or "–" }}</td></tr>
 {% endfor %}
 </tbody></table></div>
 {% if unfulfilled|length > 100 %}<p class="soft small">The first 100 are shown; all are in <code>summary.json</code>.</p>{% endif %}
@@ -164,7 +164,7 @@ TEXT = r"""{% import "marks.html" as marks with context %}
 <details><summary>All {{ all_allocations|counted("assignment") }}, with scores and reasons</summary>
 <div class="scroll"><table class="wide small"><thead><tr><th class="n">Round</th><th>Site</th><th>Subtask</th><th>Outcome</th><th class="n">Score</th><th class="n">Simulated</th><th>Why it was chosen</th></tr></thead><tbody>
 {% for a in allocations %}
-<tr><td class="n">{{ a.round }}</td><td class="name">{{ a.site }}</td><td class="name">{{ a.subtask }}</td><td>{{ a.outcome }}{% if a.attempt|default(1) > 1 %} <span class="soft">attempt {{ a.attempt }}</span>{% endif %}</td><td class="n">{{ a.score|default(none)|number }}</td><td class="n">{{ a.seconds|default(none)|duration }}</td><td class="text soft">{{ a.reason|default("") or "–" }}</td></tr>
+<tr><td class="n">{{ a.round }}</td><td class="name">{{ a.site }}</td><td class="name">{{ a.subtask }}{% for name in a.together|default([]) if name != a.subtask %} <span class="soft">+ {{ name }}</span>{% endfor %}</td><td>{{ a.outcome }}{% if a.attempt|default(1) > 1 %} <span class="soft">attempt {{ a.attempt }}</span>{% endif %}</td><td class="n">{{ a.score|default(none)|number }}</td><td class="n">{{ a.seconds|default(none)|duration }}</td><td class="text soft">{{ a.reason|default("") or "–" }}</td></tr>
 {% endfor %}
 </tbody></table></div>
 {% if all_allocations > allocations|length %}<p class="soft small">The first {{ allocations|length }} are shown; all are in <code>summary.json</code>.</p>{% endif %}

@@ -4,10 +4,10 @@ Run: python simulations/benchmarks/family_digits.py [--seeds 3] [--json PATH]
 
 scikit-learn's digits, each moved by 0, 1 or 2 pixels across and down, at four sites; five subtasks on the
 same rows: the digit, its parity, how far across, how far down, and a coin. Known: the first two ask what it
-is, the next two where it is, the coin asks nothing. The family's run is merged for five of twelve rounds and then split
-into three groups. Beside it the same run with one group, and plain FedAvg of each subtask by itself: as many
-rounds, not as much work. Prints, as Markdown, the groups of each seed with their Rand index against the
-known ones (chance: the mean over all ways to make three groups), and accuracies on test rows.
+is, the next two where it is, the coin asks nothing. The family's run is merged for five of twelve rounds and
+then split into three groups. Beside it the same run with one group, and plain FedAvg of each subtask by
+itself: as many rounds, not as much work. Prints, as Markdown, the groups of each seed with their Rand index
+against the known ones (chance: the mean over all ways to make three groups), and accuracies on test rows.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def lines(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _mean(arm: Mapping[str, Any]) -> float:
-    return statistics.mean(arm["accuracy"][name] for name in LEARNABLE)
+    return statistics.mean(float(arm["accuracy"][name]) for name in LEARNABLE)
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -27,7 +27,7 @@ from protocol.messages import Assignment, Joint
 from server.preparation import describe
 from tests.clients.desk_cases import assignment, desks, same
 from tests.family_cases import SUBTASKS, block, family
-from tests.small import Named, Tables, scenario
+from tests.small import NAMES, Named, Tables, scenario
 
 
 def places(made: Tables, site: str = "alpha") -> dict[str, Desk]:
@@ -150,6 +150,30 @@ def test_blocks_that_do_not_read_the_same_rows_are_refused(tmp_path: Path) -> No
     made["data"]["coin"] = block(tmp_path / "signs.csv", "coin", features=["x0", "x1"])
     with pytest.raises(DataError, match=r"other rows or columns.*same features.*partition 'column'"):
         scenario_data(scenario(made), "coin")
+
+
+def test_a_file_that_names_its_sites_may_have_gaps(tmp_path: Path) -> None:
+    """Dealt out by a column, subtasks need not have the same rows: a row without one target has the other."""
+    rng = np.random.default_rng(2)
+    lines = ["site,x0,x1,shape,coin"]
+    for n in range(90):
+        x, y = rng.normal(size=2).round(4)
+        lines.append(
+            f"{('alpha', 'beta', 'gamma')[n % 3]},{x},{y},{int(x > 0)},{int(y > 0) if n % 4 else ''}"
+        )
+    path = tmp_path / "sited.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    made = family(tmp_path, signs={"subtasks": ["shape", "coin"]}, partition={"default": {"kind": "column"}})
+    own = {"features": ["x0", "x1"], "site": "site", "missing_rows": "drop"}
+    made["data"] = {name: block(path, name, **own) for name in ("shape", "coin")}
+    made["subtasks"] = {name: made["subtasks"][name] for name in ("shape", "coin")}
+    made["sites"]["beta"] = {"device": "cpu"}
+    collaboration = scenario(made)
+    for site in NAMES:
+        custody = from_scenario(collaboration, site).custody
+        raw = {name: custody.rows(describe(collaboration, name)) for name in ("shape", "coin")}
+        assert len(raw["coin"].train) < len(raw["shape"].train)
+        refuse_leaks(raw)
 
 
 def test_a_real_site_splits_its_blocks_alike(tmp_path: Path) -> None:

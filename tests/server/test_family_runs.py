@@ -112,6 +112,7 @@ def test_people_see_it(found: Small) -> None:
     assert "Family signs: shape + edges | coin" in page
     assert "the best by what a step" in page
     assert "Taken apart, and together again" not in page
+    assert '<span class="soft">+ edges</span>' in page
 
 
 def test_the_models_predict(found: Small, tmp_path: Path) -> None:
