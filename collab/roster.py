@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 from collab import plugins
 from collab.allocation.contract import Ballot, Belief, History, Request, SiteView, SubtaskView
 from collab.allocation.feasibility import Plan, obstacles, options_of, plan
-from collab.allocation.joint import joint_belief, joint_view
 from collab.collaboration import Collaboration
 from collab.events import Decided, Polled, SiteJoined, Weighed
 from collab.feedback import Beliefs
 from collab.groups import Groups
+from collab.joint_views import joint_belief, joint_view
 
 # A log line holds at most so many pairs that were passed over: those of highest score.
 MOST_PASSED_OVER = 2_000
