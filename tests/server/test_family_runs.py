@@ -19,7 +19,7 @@ from collab.decomposition import affinity
 from collab.settings import parse, parse_toml
 from protocol.arrays import digest
 from protocol.errors import ConfigError
-from protocol.messages import Assignment, Contribution
+from protocol.messages import Assignment, Contribution, Refusal
 from protocol.records import pack, unpack
 from server import explain
 from server.console import result_table
@@ -163,6 +163,22 @@ def test_nothing_measured_is_nothing_split(tmp_path: Path) -> None:
     assert signs["measuring_examples"] == 0
     assert "never" in _console(small)
     assert "they were never split" in render(small.summary)
+
+
+def test_the_split_waits_for_a_round_with_contributions(tmp_path: Path) -> None:
+    """Where nobody answers in the last merged round, all train together for one more."""
+
+    def app(message: Message, context: Context) -> Message:
+        if message.metadata.message_type == "train.joint":
+            assignment, _ = unpack(message.content, Assignment)
+            if assignment.round == 2:
+                return Message(pack(Refusal(code="data", detail="no power")), reply_to=message)
+        return client_app(message, context)
+
+    small = run(family(tmp_path), tmp_path, app=app)
+    assert small.summary["decompositions"]["signs"]["split_after"] == 3
+    assert {r["subtask"] for r in small.summary["allocations"] if r["round"] == 3} == {"shape"}
+    assert replay(small.folder, kept(small)).ended
 
 
 def test_a_model_without_a_body_is_refused(tmp_path: Path) -> None:
