@@ -1,6 +1,6 @@
 """A family in whole runs: which groups do the sites' affinities give, and what do they cost and gain?
 
-Run: python simulations/benchmarks/family_digits.py [--seeds 3] [--json PATH]
+Run: python simulations/benchmarks/family_digits.py [--seeds 5] [--json PATH]
 
 scikit-learn's digits, each moved by 0, 1 or 2 pixels across and down, at four sites; five subtasks on the
 same rows: the digit, its parity, how far across, how far down, and a coin. Known: the first two ask what it
@@ -176,7 +176,7 @@ def _spread(values: Sequence[float]) -> str:
 def main() -> None:
     """Measure all seeds and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write all figures of all seeds here")
     arguments = parser.parse_args()
     found = [measured(seed) for seed in range(1, arguments.seeds + 1)]
