@@ -50,6 +50,7 @@ benchmarks: .venv/.tools ## Measure all figures of the README anew (over an hour
 	$(call benchmark,negative_controls,controls)
 	$(call benchmark,affinity,affinity)
 	$(call benchmark,family_digits,family)
+	$(call benchmark,modality,modality)
 	$(BIN)/python simulations/benchmarks/readme_tables.py
 
 clean: ## Remove .venv and caches

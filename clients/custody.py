@@ -19,9 +19,9 @@ from collab.data.examples import Examples
 from collab.data.formats import load_public
 from collab.data.splits import split
 from collab.data.targets import class_mask
-from collab.decomposition.view import rows_of
+from collab.decomposition.view import inputs_of, rows_of
 from collab.plugins import unknown
-from collab.scenario import public_set, scenario_data, site_file
+from collab.scenario import inputs_wanted, public_set, scenario_data, site_file
 from protocol.errors import ConfigError, DataError
 from protocol.messages import Subtask
 
@@ -40,6 +40,10 @@ class Custody(Protocol):
 
     def rows(self, subtask: Subtask) -> SiteRows:
         """Return the site's rows of ``subtask``, split."""
+        ...
+
+    def whole(self, subtask: Subtask) -> SiteRows:
+        """Return all rows, with all inputs, of the whole that ``subtask`` is a part of, under its labels."""
         ...
 
     def public(self, subtask: Subtask) -> Examples:
@@ -64,6 +68,15 @@ class ScenarioCustody:
         A site whose profile says ``attack = "label_flip"`` trains and validates on flipped labels; its
         test rows stay as they are, so that what the attack does is measured on true ones.
         """
+        rows = _viewed(self.whole(subtask), subtask)
+        if self.collaboration.sites[self.site].attack != "label_flip":
+            return rows
+        return replace(
+            rows, train=_flipped(rows.train, subtask), validation=_flipped(rows.validation, subtask)
+        )
+
+    def whole(self, subtask: Subtask) -> SiteRows:
+        """Return what the partition gives to this site of the whole, or of a subtask that is no part."""
         known = self.collaboration.subtasks
         if subtask.name not in known:
             raise DataError(unknown(f"subtask '{subtask.name}' at site '{self.site}'", subtask.name, known))
@@ -73,13 +86,7 @@ class ScenarioCustody:
         name = str(self.collaboration.subtasks[subtask.name].data)
         seed = self.collaboration.seed
         config = self.collaboration.data[name]
-        rows = _split(data.by_site[self.site], config, (seed, name, self.site), subtask.family)
-        rows = _viewed(rows, subtask)
-        if self.collaboration.sites[self.site].attack != "label_flip":
-            return rows
-        return replace(
-            rows, train=_flipped(rows.train, subtask), validation=_flipped(rows.validation, subtask)
-        )
+        return _split(data.by_site[self.site], config, (seed, name, self.site), subtask.family)
 
     def public(self, subtask: Subtask) -> Examples:
         """Return the rows that were held out of the data before it was dealt out."""
@@ -103,16 +110,22 @@ class DeploymentCustody:
 
     def rows(self, subtask: Subtask) -> SiteRows:
         """Return all rows of the site's own file, split; of a part, its view of the whole's file."""
+        return _viewed(self.whole(subtask), subtask)
+
+    def whole(self, subtask: Subtask) -> SiteRows:
+        """Return all rows of the site's own file, split; a part's file is its whole's."""
         config = self._config(_block(subtask))
         labels = subtask.labels if subtask.part is None else subtask.part.labels
-        examples = site_file(config, subtask.kind, labels, self.base)
-        rows = _split(examples, config, (subtask.seed, subtask.data, self.site), subtask.family)
-        return _viewed(rows, subtask)
+        kind = named_kind(subtask.kind)
+        inputs = inputs_wanted(config, kind, subtask.part)
+        examples = site_file(config, kind.output, inputs, labels, self.base)
+        return _split(examples, config, (subtask.seed, subtask.data, self.site), subtask.family)
 
     def public(self, subtask: Subtask) -> Examples:
         """Return the public set, from the block ``[data.SUBTASK-public]`` of ``site.toml``."""
         config = self._config(f"{_block(subtask)}-public")
-        return load_public(config, named_kind(subtask.kind).inputs, self.base)
+        rows = load_public(config, inputs_wanted(config, named_kind(subtask.kind), subtask.part), self.base)
+        return rows if subtask.part is None else inputs_of(rows, subtask.part).examples
 
     def speaks(self, subtask: Subtask) -> NDArray[np.bool_]:
         """Return the mask that the site's own data block makes."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +14,10 @@ from clients.work import Desk, Reply, raw_outputs
 from collab.calibration import apply_temperature
 from collab.collaboration import named_kind
 from collab.data.examples import Examples
-from collab.decomposition.terms import DecompositionTerms
+from collab.decomposition.modality import IMAGE, View, outputs
+from collab.decomposition.modality_terms import ModalityTerms
+from collab.decomposition.terms import DecompositionTerms, LabelHierarchyTerms
+from collab.decomposition.view import inputs_of, lacks
 from collab.decomposition.whole import statistics
 from collab.models.contract import inference_mib
 from collab.settings import validate
@@ -25,19 +30,19 @@ from protocol.messages import Evaluation, Subtask, WholePart, WholeRequest
 def evaluate_whole(
     site: Site, state: SiteState, request: WholeRequest, arrays: Arrays
 ) -> tuple[Evaluation, Reply]:
-    """Measure the parts' fused answer, and the naive one, on the site's test rows of the whole.
+    """Measure the parts' fused answer, and what stands beside it, on the site's test rows of the whole.
 
-    A site whose memory does not hold a part's model abstains: it answers with no examples.
+    A site whose memory does not hold a model that its rows need abstains: it answers with no examples.
 
     Raises:
-        MessageError: the parts are not those of the request's groups.
-        ConfigError: the groups are no hierarchy.
+        MessageError: the parts are not those of the request's groups or modalities.
+        ConfigError: the groups are no hierarchy, or the modalities no split.
         ArraysError: a model's arrays are not those of its architecture.
     """
     terms = terms_of(request)
-    rows = site.custody.rows(_whole(request, terms)).test
-    outputs = _outputs(Desk(site, state, request.parts[0].subtask), request, arrays, rows)
-    told = 0 if outputs is None else len(rows)
+    rows = site.custody.whole(request.parts[0].subtask).test
+    said = _outputs(Desk(site, state, request.parts[0].subtask), request, arrays, rows)
+    told = 0 if said is None else len(rows)
     answer = Evaluation(
         run=request.run,
         round=0,
@@ -46,42 +51,66 @@ def evaluate_whole(
         num_examples=told,
         examples_processed=forward_cost(told * len(request.parts)),
     )
-    if outputs is None or not told:
+    if said is None or not told:
         return answer, {}
-    return answer, compress(statistics(terms, outputs, rows.y))
+    priors = {k.removeprefix("fusion/"): v for k, v in arrays.items() if k.startswith("fusion/")}
+    return answer, compress(statistics(terms, said, rows.y, priors))
 
 
 def terms_of(request: WholeRequest) -> DecompositionTerms:
     """Return the decomposition that a request is of; raises as ``evaluate_whole``."""
-    tables = request.model_dump(include={"groups", "outside", "fusion"}) | {"by": "label_hierarchy"}
-    terms = validate(DecompositionTerms, tables, f"whole '{request.whole}'")
-    if {part.name for part in request.parts} != set(terms.parts) or len(request.parts) != len(terms.parts):
+    where = f"whole '{request.whole}'"
+    if request.fusion == "product":
+        terms: DecompositionTerms = validate(ModalityTerms, _modalities(request), where)
+    else:
+        tables = request.model_dump(include={"groups", "outside", "fusion"}) | {"by": "label_hierarchy"}
+        terms = validate(LabelHierarchyTerms, tables, where)
+    if sorted(part.name for part in request.parts) != sorted(terms.names):
         raise MessageError("the parts are not those of the whole")
+    for part in request.parts:
+        if part.subtask.part != terms.view(request.whole, part.name):
+            raise MessageError(f"part '{part.name}' names other labels or inputs than its whole")
     return terms
 
 
-def _whole(request: WholeRequest, terms: DecompositionTerms) -> Subtask:
-    """Return a part of the whole that takes all its rows, each under its own label."""
-    part = request.parts[0].subtask
-    if part.part is None or part.part.labels != terms.labels:
-        raise MessageError("a part names other labels than its whole")
-    every = part.part.model_copy(update={"classes": tuple(range(len(terms.labels)))})
-    update = {"part": every, "labels": terms.labels, "outputs": len(terms.labels)}
-    return part.model_copy(update=update)
+def _modalities(request: WholeRequest) -> dict[str, Any]:
+    """Return the table of a split by modality, as the views of its parts say."""
+    views = {part.name: part.subtask.part for part in request.parts}
+    modalities = {name: IMAGE if v and v.image else v.columns if v else () for name, v in views.items()}
+    first = request.parts[0].subtask.part
+    return {
+        "by": "modality",
+        "modalities": modalities,
+        "subtask": {"labels": first.labels if first else ()},
+    }
 
 
 def _outputs(
     desk: Desk, request: WholeRequest, arrays: Arrays, rows: Examples
 ) -> dict[str, NDArray[np.float64]] | None:
-    """Return each part's calibrated probabilities on ``rows``, or None if a model does not fit here."""
+    """Return each part's calibrated probabilities on ``rows``, or None if a model does not fit here.
+
+    A row that lacks a part's modality has NaN.
+    """
     found = {}
     for index, part in enumerate(request.parts):
         place = Desk(desk.site, desk.state, part.subtask)
-        outputs_NC = _part_outputs(place, part, f"{index}/", arrays, rows)
-        if outputs_NC is None:
+        seen = _seen(part.subtask, rows)
+        own_RC: NDArray[np.float64] | None = np.empty((0, part.subtask.outputs))
+        if len(seen.examples):
+            own_RC = _part_outputs(place, part, f"{index}/", arrays, seen.examples)
+        if own_RC is None:
             return None
-        found[part.name] = outputs_NC
+        found[part.name] = outputs([own_RC], [seen.present_N])[0]
     return found
+
+
+def _seen(subtask: Subtask, rows: Examples) -> View:
+    """Return what the part sees of the rows; nothing where the site's data has not its modality."""
+    nothing_N = np.zeros(len(rows), dtype=np.bool_)
+    if subtask.part is None or lacks(rows, subtask.part):
+        return View(rows.take(nothing_N), nothing_N)
+    return inputs_of(rows, subtask.part)
 
 
 def _part_outputs(

@@ -14,7 +14,8 @@ from collab.allocation.predicates import compile_rule
 from collab.data.config import DataConfig, PartitionConfig
 from collab.decomposition import families
 from collab.decomposition.affinity_terms import AffinityTerms
-from collab.decomposition.terms import DecompositionTerms, name_of
+from collab.decomposition.modality_terms import ModalityTerms
+from collab.decomposition.terms import DecompositionTerms, LabelHierarchyTerms, name_of
 from collab.fusion.contract import check_task
 from collab.kinds.contract import Kind
 from collab.personal import check_ditto
@@ -48,7 +49,9 @@ class Collaboration(Frozen):
     allocation: AllocationTerms = AllocationTerms()
     fusion: FusionTerms = FusionTerms()
     coordination: Coordination = Coordination()
-    decomposition: dict[Name, Annotated[DecompositionTerms | AffinityTerms, Field(discriminator="by")]] = {}
+    decomposition: dict[
+        Name, Annotated[LabelHierarchyTerms | ModalityTerms | AffinityTerms, Field(discriminator="by")]
+    ] = {}
     data: dict[Name, DataConfig] = {}
     partition: dict[Name, PartitionConfig] = {}
     sites: dict[Name, SiteProfile] = {}
@@ -91,7 +94,7 @@ class Collaboration(Frozen):
     @property
     def wholes(self) -> dict[str, DecompositionTerms]:
         """The decompositions that replaced a subtask by its parts."""
-        return {n: t for n, t in self.decomposition.items() if isinstance(t, DecompositionTerms)}
+        return {n: t for n, t in self.decomposition.items() if not isinstance(t, AffinityTerms)}
 
     @property
     def families(self) -> dict[str, AffinityTerms]:
@@ -100,7 +103,7 @@ class Collaboration(Frozen):
 
     def parts_of(self, whole: str) -> dict[str, str]:
         """Return the subtask of each part of a decomposition by the part's short name."""
-        return {part: name_of(whole, part) for part in self.wholes[whole].parts}
+        return {part: name_of(whole, part) for part in self.wholes[whole].names}
 
     def view_of(self, subtask: str) -> PartOf | None:
         """Return which rows of its whole ``subtask`` takes; None if it is no part of one."""
@@ -294,7 +297,7 @@ def _decompositions(c: Collaboration) -> Iterator[str]:
         elif name not in c.parts_of(part.part_of).values():
             yield f"subtask '{name}' is no part of '{part.part_of}': leave out part_of"
         elif kind_of(part).output != "classes":
-            yield f"subtask '{name}': only a classification is taken apart by its labels, not '{part.kind}'"
+            yield f"subtask '{name}': only a classification is taken apart, not '{part.kind}'"
 
 
 def _holdouts(terms: SubtaskTerms) -> tuple[int | None, int | None]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from collab.collaboration import Collaboration, kind_of, named_kind
+from collab.collaboration import Collaboration, kind_of
 from collab.data.config import DataConfig, Inputs, Labels, Output, PartitionConfig
 from collab.data.dataset import ScenarioData, build_scenario_examples, load_root, load_site
 from collab.data.examples import Examples
 from collab.data.formats import load, load_public
-from collab.decomposition.view import rows_of
+from collab.decomposition.view import inputs_of, rows_of
+from collab.kinds.contract import Kind
 from protocol.errors import ConfigError, DataError
+from protocol.messages import PartOf
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,19 @@ def scenario_data(collaboration: Collaboration, subtask: str) -> ScenarioData:
     terms = collaboration.subtasks[subtask]
     kind = kind_of(terms)
     public = terms.soft_labels.public.holdout if terms.soft_labels else None
-    whole, first = terms.part_of, _of_one_file(collaboration, subtask)[0]
+    whole, config, first = (
+        terms.part_of,
+        collaboration.data[str(terms.data)],
+        _of_one_file(collaboration, subtask)[0],
+    )
     return _dealt(
         _Deal(
-            config=collaboration.data[str(terms.data)],
+            config=config,
             partition=collaboration.partition_of(first),
             sites=_sites(collaboration, subtask),
             labels=terms.labels if whole is None else collaboration.wholes[whole].labels,
             output=kind.output,
-            inputs=kind.inputs,
+            inputs=inputs_wanted(config, kind, collaboration.view_of(subtask)),
             seed=collaboration.seed,
             data_name=str(collaboration.subtasks[first].data),
             holdout=public or 0,
@@ -93,6 +100,16 @@ def _like(collaboration: Collaboration, subtask: str, first: str) -> _Like | Non
     return _Like(collaboration.data[str(terms.data)], terms.labels, kind.output, kind.inputs)
 
 
+def inputs_wanted(config: DataConfig, kind: Kind, part: PartOf | None) -> Inputs:
+    """Return what is read of a data block: for one of its modalities all that it holds, else the kind's."""
+    if part is None or not part.is_modality:
+        return kind.inputs
+    if config.table is not None:
+        return "mixed"
+    held: Mapping[str, Inputs] = {"csv": "table", "images": "image", "idx": "image"}
+    return held.get(config.format, kind.inputs)
+
+
 def _sites(collaboration: Collaboration, subtask: str) -> tuple[str, ...]:
     """Return the sites that rows of the subtask, its whole or its family's file are dealt out to."""
     whole = collaboration.subtasks[subtask].part_of
@@ -109,12 +126,16 @@ def public_set(collaboration: Collaboration, subtask: str) -> Examples:
     """
     terms = collaboration.subtasks[subtask]
     source = terms.soft_labels.public.data if terms.soft_labels else None
+    part = collaboration.view_of(subtask)
     if source is not None:
-        return load_public(collaboration.data[source], kind_of(terms).inputs, None)
-    public = scenario_data(collaboration, subtask).public
-    if public is None:
-        raise DataError(f"subtask '{subtask}' has no public set: give soft_labels.public")
-    return public
+        config = collaboration.data[source]
+        public = load_public(config, inputs_wanted(config, kind_of(terms), part), None)
+    else:
+        held_out = scenario_data(collaboration, subtask).public
+        if held_out is None:
+            raise DataError(f"subtask '{subtask}' has no public set: give soft_labels.public")
+        public = held_out
+    return public if part is None else inputs_of(public, part).examples
 
 
 def root_set(collaboration: Collaboration, subtask: str) -> Examples:
@@ -124,18 +145,19 @@ def root_set(collaboration: Collaboration, subtask: str) -> Examples:
         DataError: the subtask has none, or its data cannot be read.
         ConfigError: it names the data of the sites.
     """
-    terms = collaboration.subtasks[subtask]
+    terms, part = collaboration.subtasks[subtask], collaboration.view_of(subtask)
     if terms.root is None:
         raise DataError(f"subtask '{subtask}' has no root set: give root = {{ holdout = ROWS }}")
     if terms.root.data == terms.data:
         raise ConfigError(f"subtask '{subtask}': the sites have these rows: give root = {{ holdout = ROWS }}")
     if terms.root.data is not None:
-        kind = kind_of(terms)
-        return load_root(collaboration.data[terms.root.data], terms.labels, kind.output, kind.inputs, None)
+        kind, config = kind_of(terms), collaboration.data[terms.root.data]
+        rows = load_root(config, terms.labels, kind.output, inputs_wanted(config, kind, part), None)
+        # By labels the file has the part's own labels; by modality all inputs of the whole.
+        return rows if part is None or not part.is_modality else rows_of(rows, part)
     root = scenario_data(collaboration, subtask).root
     if root is None:
         raise DataError(f"subtask '{subtask}' has an empty root set")
-    part = collaboration.view_of(subtask)
     return root if part is None else rows_of(root, part)
 
 
@@ -162,8 +184,7 @@ def _dealt(deal: _Deal) -> ScenarioData:
 
 @lru_cache(maxsize=16)
 def site_file(
-    config: DataConfig, kind_name: str, labels: tuple[str, ...] | int | None, base: Path
+    config: DataConfig, output: Output, inputs: Inputs, labels: tuple[str, ...] | int | None, base: Path
 ) -> Examples:
-    """Return all rows of a real site's file, as the kind wants them; ``base`` is where paths start."""
-    kind = named_kind(kind_name)
-    return load_site(config, labels=labels, output=kind.output, inputs=kind.inputs, base=base)
+    """Return all rows of a real site's file, with these inputs; ``base`` is where paths start."""
+    return load_site(config, labels=labels, output=output, inputs=inputs, base=base)

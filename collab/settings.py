@@ -15,15 +15,12 @@ from collab import plugins
 from collab.collaboration import Collaboration
 from collab.decomposition import expand as decomposing
 from collab.decomposition.affinity_terms import AffinityTerms, name_family
-from collab.decomposition.terms import DecompositionTerms
 from collab.rng import generator
 from collab.terms import SiteProfile
 from protocol.errors import ConfigError
 
 MAX_FILE_BYTES = 2**20
 _MAX_SIGMA = 3.0  # a site in a thousand is 10,000 times slower than the median
-
-_BY = ("affinity", "label_hierarchy")
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -91,13 +88,10 @@ def _written_out(
     tables: Mapping[str, Any], name: str, table: Mapping[str, Any], base: Path | None
 ) -> Mapping[str, Any]:
     """Return ``tables`` with one decomposition written out, by what it goes by."""
-    by = table.get("by")
-    if isinstance(by, str) and by not in _BY:
-        raise ConfigError("by: " + plugins.unknown(f"decomposition '{by}'", by, _BY))
-    if by == "affinity":
+    if table.get("by") == "affinity":
         return name_family(tables, name, validate(AffinityTerms, table, ""))
     read = decomposing.read_groups(table, base)
-    return decomposing.expand(tables, name, validate(DecompositionTerms, read, ""))
+    return decomposing.expand(tables, name, validate(decomposing.model_of(read), read, ""))
 
 
 def from_run_config(run_config: Mapping[str, object], root: Path) -> Collaboration:

@@ -132,17 +132,28 @@ class PartOf(Frozen):
     """Which rows of a whole classification a part of it takes, and as which of its own classes.
 
     ``classes`` has one entry for each of the whole's ``labels``: the part's class, None where it takes none.
+    ``columns`` (with the wildcards * and ?) or ``image`` are the inputs of a modality, and then only rows
+    that have them are taken; with neither the part sees all inputs.
     """
 
     whole: Name
     labels: Annotated[tuple[Label, ...], Field(max_length=100_000)]
     classes: Annotated[tuple[Annotated[int, Field(ge=0, lt=100_000)] | None, ...], Field(max_length=100_000)]
+    columns: Annotated[tuple[Label, ...], Field(max_length=10_000)] = ()
+    image: bool = False
 
     @model_validator(mode="after")
     def _one_class_a_label(self) -> PartOf:
         if len(self.labels) != len(self.classes):
             raise ValueError("classes must have one entry for each of labels")
+        if self.image and self.columns:
+            raise ValueError("a modality is columns or the image, not both")
         return self
+
+    @property
+    def is_modality(self) -> bool:
+        """Whether the part sees some of the whole's inputs alone."""
+        return self.image or bool(self.columns)
 
 
 class Subtask(Frozen):
@@ -370,7 +381,8 @@ class WholePart(Frozen):
 class WholeRequest(Frozen):
     """Measure on the site's test rows of a whole what the final models of its parts answer together.
 
-    ``groups`` are the labels of each group, ``outside`` the label of rows of no group.
+    By labels ``groups`` are those of each group, ``outside`` the label of rows of no group. By modality
+    (fusion ``product``) each part's view says its inputs, and the class priors travel as arrays.
     """
 
     run: Name
@@ -378,10 +390,18 @@ class WholeRequest(Frozen):
     site: Name
     groups: Annotated[
         dict[Name, Annotated[tuple[Label, ...], Field(max_length=10_000)]], Field(max_length=1_000)
-    ]
+    ] = {}
     outside: Label | None = None
-    fusion: Literal["soft_gate", "hard_gate", "closed_set", "open_set"]
+    fusion: Literal["soft_gate", "hard_gate", "closed_set", "open_set", "product"]
     parts: Annotated[tuple[WholePart, ...], Field(min_length=1, max_length=1_001)]
+
+    @model_validator(mode="after")
+    def _groups_or_modalities(self) -> WholeRequest:
+        if (self.fusion == "product") != (not self.groups and self.outside is None):
+            raise ValueError(
+                "fusion 'product' is of modalities, which have no groups; every other needs them"
+            )
+        return self
 
 
 class BallotPaper(Frozen):

@@ -39,7 +39,10 @@ def result_table(summary: Mapping[str, Any]) -> RenderableType:
     parts += [Text(line) for line in answer.lines]
     decompositions = at(summary, "decompositions")
     if whole := wholes(decompositions):
-        parts += [Text(), _wholes_table(whole)]
+        by_modality = {name: one for name, one in whole.items() if at(one, "by") == "modality"}
+        by_labels = {name: one for name, one in whole.items() if name not in by_modality}
+        parts += [Text(), _wholes_table(by_labels)] if by_labels else []
+        parts += [Text(), _modalities_table(by_modality)] if by_modality else []
     if family := families(decompositions):
         parts += [Text(), families_table(family)]
         parts += [affinity_table(name, one) for name, one in family.items() if at(one, "affinity")]
@@ -129,6 +132,23 @@ def _wholes_table(found: Mapping[str, Any]) -> Table:
         label = f"{plain(name)}, {metric_name(whole['metric'])}"
         figures = [number(at(whole, key)) for key in ("global", "own", "closed_set", "recall_outside")]
         table.add_row(Text(label), plain(whole["fusion"]).replace("_", " "), *figures)
+    return table
+
+
+def _modalities_table(wholes: Mapping[str, Any]) -> Table:
+    table = _table("Wholes: what the models of all modalities answer together, on the same rows")
+    for heading in ("whole, metric", "fusion", "global", "own", "best alone", "difference"):
+        left = heading in ("whole, metric", "fusion", "best alone")
+        table.add_column(heading, justify="left" if left else "right", overflow="fold")
+    for name, whole in wholes.items():
+        label = f"{plain(name)}, {metric_name(whole['metric'])}"
+        best = f"{plain(str(at(whole, 'best_alone', 'part') or MISSING))} "
+        best += number(at(whole, "best_alone", "global"))
+        error = at(whole, "best_alone", "standard_error")
+        difference = number(at(whole, "best_alone", "difference"))
+        figures = [number(at(whole, key)) for key in ("global", "own")]
+        shown = difference if error is None else f"{difference} ± {number(error)}"
+        table.add_row(Text(label), plain(whole["fusion"]), *figures, Text(best), shown)
     return table
 
 

@@ -28,7 +28,7 @@ from server.discovery import discover, joins_later
 from server.families import alike, families_of
 from server.finale import Outcome, conclude
 from server.learners import make
-from server.models import write_models
+from server.models import write_models, write_state
 from server.preparation import Prepared, prepare, with_public
 from server.report import write_report
 from server.roll_call import ByNodes, ByProfile, RollCall
@@ -107,6 +107,8 @@ def federate(
     summary["decompositions"] = as_json(wholes, per_part) | families
     for name, outcome in outcomes.items():
         write_models(terms.folder, learners[name].prepared.subtask, outcome, summary)
+    for name, whole in wholes.items():
+        write_state(terms.folder, name, whole.state)
     write_json(summary, terms.folder / SUMMARY)
     if stopped is not None:
         write_report(summary, terms.folder / "report.html")

@@ -20,6 +20,7 @@ from server.finale import Outcome
 
 CARD = "README.md"
 MANIFEST = "model.json"
+FUSION = "_fusion"
 
 
 class Pool(Frozen):
@@ -48,7 +49,7 @@ def write_models(folder: Path, subtask: Subtask, outcome: Outcome, summary: Mapp
         return
     for candidate in outcome.candidates:
         (target / f"{candidate.name}.safetensors").write_bytes(encode(outcome.models[candidate.name]))
-    (target / "_fusion.safetensors").write_bytes(encode(outcome.state))
+    (target / f"{FUSION}.safetensors").write_bytes(encode(outcome.state))
     manifest = Manifest(
         subtask=subtask, rule=outcome.rule, candidates=outcome.candidates, pools=_pools(outcome, subtask)
     )
@@ -79,6 +80,14 @@ def read_arrays(folder: Path, subtask: str, name: str) -> dict[str, NDArray[Any]
         return decode(path.read_bytes(), MAX_ARRAY_BYTES)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def write_state(folder: Path, whole: str, state: Arrays) -> None:
+    """Write what the fusion of a whole needs beside its parts' models, if anything, to ``models/WHOLE/``."""
+    if state:
+        target = folder / "models" / whole
+        target.mkdir(parents=True, exist_ok=True)
+        (target / f"{FUSION}.safetensors").write_bytes(encode(state))
 
 
 def _pools(outcome: Outcome, subtask: Subtask) -> dict[str, Pool]:

@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 from collab.calibration import apply_temperature
 from collab.collaboration import Collaboration, named_kind
 from collab.data.config import DataConfig
-from collab.data.formats import load_inputs
+from collab.data.examples import select
+from collab.data.formats import holds_any, load_inputs
 from collab.data.preprocess import Preprocessing
+from collab.decomposition.modality import present
+from collab.decomposition.modality_terms import ModalityTerms
 from collab.decomposition.whole import fuse
 from collab.fusion.pool import apply_pool, pool_from_arrays
 from collab.kinds.contract import Kind
@@ -28,7 +31,7 @@ from protocol.arrays import check, spec_of
 from protocol.errors import DataError
 from protocol.messages import FINAL, Candidate
 from server.federation import COLLABORATION
-from server.models import Manifest, pool_arrays, read_arrays, read_manifest
+from server.models import FUSION, MANIFEST, Manifest, pool_arrays, read_arrays, read_manifest
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def predict(folder: Path, subtask: str, source: Path, site: str | None = None) -
         DataError: the run has no such model, the site's own is not here, or the rows lack a column.
     """
     # A whole has no models of its own: only where there are none is it looked for.
-    if not (folder / "models" / subtask).is_dir() and (folder / COLLABORATION).is_file():
+    if not (folder / "models" / subtask / MANIFEST).is_file() and (folder / COLLABORATION).is_file():
         collaboration = _collaboration(folder)
         if subtask in collaboration.wholes:
             return _whole(folder, collaboration, subtask, source, site)
@@ -102,11 +105,38 @@ def _whole(
         finals = [c for c in manifest.candidates if c.name == FINAL]
         if not finals:
             raise DataError(f"{folder}: '{name}' cannot answer: its part '{subtask}' left no final model")
-        preprocessing = Preprocessing.model_validate_json(str(manifest.subtask.preprocessing))
-        rows = load_inputs(source, _data_config(folder, subtask), preprocessing)
-        x = torch.as_tensor(preprocessing.transform(rows))
-        found[part] = _calibrated(folder, manifest, finals[0], x, named_kind(manifest.subtask.kind))
-    return Predictions(fuse(terms, found), terms.labels)
+        said = _part(folder, manifest, finals[0], source)
+        if said is not None:
+            found[part] = said
+    if not found:
+        raise DataError(f"{source.name}: has none of the modalities of '{name}'")
+    rows = {len(said_NC) for said_NC in found.values()}
+    if len(rows) > 1:
+        raise DataError(f"{source.name}: its modalities have different numbers of rows: {sorted(rows)}")
+    missing_NC = np.full((rows.pop(), len(terms.labels)), np.nan)
+    by_modality = isinstance(terms, ModalityTerms)
+    state = read_arrays(folder, name, FUSION) if by_modality else {}
+    said_by_part = {part: found.get(part, missing_NC) for part in terms.names} if by_modality else found
+    return Predictions(fuse(terms, said_by_part, state), terms.labels)
+
+
+def _part(folder: Path, manifest: Manifest, candidate: Candidate, source: Path) -> NDArray[np.float64] | None:
+    """Return what a part says of each new row, NaN of one that lacks its modality; None if all do."""
+    subtask, view = manifest.subtask, manifest.subtask.part
+    preprocessing = Preprocessing.model_validate_json(str(subtask.preprocessing))
+    config, kind = _data_config(folder, subtask.name), named_kind(subtask.kind)
+    is_modality = view is not None and view.is_modality
+    if is_modality and not holds_any(source, config, preprocessing):
+        return None
+    rows = load_inputs(source, config, preprocessing)
+    if is_modality:
+        rows = select(rows, preprocessing.numeric_names, preprocessing.categorical_names)
+    present_N = present(rows) if is_modality else np.ones(len(rows), dtype=np.bool_)
+    said_NC = np.full((len(rows), subtask.outputs), np.nan)
+    if present_N.any():
+        x = torch.as_tensor(preprocessing.transform(rows.take(present_N)))
+        said_NC[present_N] = _calibrated(folder, manifest, candidate, x, kind)
+    return said_NC
 
 
 def _deployed(

@@ -95,11 +95,28 @@ def prepare(
 
     Raises:
         RunError: a subtask is left with no site.
+        ConfigError: two modalities of a whole have a column in common.
     """
-    return {
+    prepared = {
         name: _prepare_one(courier, collaboration, name, capabilities, notes)
         for name in sorted(collaboration.subtasks)
     }
+    check_modalities(prepared)
+    return prepared
+
+
+def check_modalities(prepared: Mapping[str, Prepared]) -> None:
+    """Raise a ``ConfigError`` if two modalities' patterns meet in a column of real sites: it counts twice."""
+    owners: dict[tuple[str, str], str] = {}
+    for name, one in prepared.items():
+        part = one.subtask.part
+        if part is None or not part.columns:
+            continue
+        fitted = Preprocessing.model_validate_json(str(one.subtask.preprocessing))
+        for column in (*fitted.numeric_names, *fitted.categorical_names):
+            owner = owners.setdefault((part.whole, column), name)
+            if owner != name:
+                raise ConfigError(f"column '{column}' is a part of {owner} and of {name}: name it in one")
 
 
 def _prepare_one(

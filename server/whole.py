@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from collab import metrics
 from collab.collaboration import Collaboration, metric_of
-from collab.decomposition.whole import FUSED, NAIVE, OUTSIDE, check_statistics, statistics_spec
+from collab.decomposition import whole_modality
+from collab.decomposition.modality_terms import ModalityTerms
+from collab.decomposition.terms import DecompositionTerms
+from collab.decomposition.whole import check_statistics, statistics_spec
+from collab.decomposition.whole_labels import FUSED, NAIVE, OUTSIDE
+from collab.paired import LOSSES, difference
 from collab.sparse import expand
 from protocol.errors import ConsiliumError, MessageError
 from protocol.messages import Evaluation, WholePart, WholeRequest
@@ -28,13 +35,13 @@ class Whole:
     """What a whole came to on test rows: its sums by group (``decomposition.whole``) of each site."""
 
     metric: str
-    fusion: str
-    groups: Mapping[str, tuple[str, ...]]
+    terms: DecompositionTerms
     parts: Mapping[str, str]
     sites: Mapping[str, Groups] = field(repr=False)
+    state: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
 
     def merged(self, group: str) -> dict[str, float]:
-        """Return the metrics of ``fused`` or ``closed_set`` on the sites' rows in scope."""
+        """Return the metrics of a group of sums, such as ``fused``, on the sites' rows in scope."""
         return metrics.summarise(
             metrics.merge([found[group] for found in self.sites.values() if group in found])
         )
@@ -42,6 +49,10 @@ class Whole:
     def own(self) -> dict[str, float | None]:
         """Return the deciding metric of the fused answer on each site's own rows."""
         return {s: metrics.summarise(found[FUSED]).get(self.metric) for s, found in self.sites.items()}
+
+    def total(self, group: str) -> Stats:
+        """Return a group's sums over all sites; {} where there are none."""
+        return metrics.merge([found[group] for found in self.sites.values()])
 
     def recall(self) -> float | None:
         """Return the share of rows out of scope that were refused; None where there are none."""
@@ -78,19 +89,13 @@ def _measure(
 ) -> Whole:
     terms, parts = collaboration.wholes[name], collaboration.parts_of(name)
     chosen, arrays = _models(parts, learners)
+    state = _state(terms, parts, learners)
+    arrays |= {f"fusion/{key}": array for key, array in state.items()}
     sites = sorted({site for subtask in parts.values() for site in learners[subtask].prepared.sites})
-    letters = []
-    for site in sites:
-        request = WholeRequest(
-            run=run,
-            whole=name,
-            site=site,
-            groups=dict(terms.groups),
-            outside=terms.outside,
-            fusion=terms.fusion,
-            parts=chosen,
-        )
-        letters.append(Letter(site, "evaluate.whole", pack(request, arrays), name, None))
+    letters = [
+        Letter(site, "evaluate.whole", pack(_request(run, name, site, terms, chosen), arrays), name, None)
+        for site in sites
+    ]
     answers: dict[str, Groups] = {}
     for arrival in ask(courier, letters, notes):
         try:
@@ -100,7 +105,30 @@ def _measure(
         except ConsiliumError as error:
             notes.append(f"{arrival.letter.site}: its test result for {name} is not used: {error}")
     metric = metric_of(collaboration.subtasks[next(iter(parts.values()))])
-    return Whole(metric, terms.fusion, terms.hierarchy.groups, parts, answers)
+    return Whole(metric, terms, parts, answers, state)
+
+
+def _request(
+    run: str, name: str, site: str, terms: DecompositionTerms, parts: tuple[WholePart, ...]
+) -> WholeRequest:
+    by_labels = {} if isinstance(terms, ModalityTerms) else {"groups": terms.groups, "outside": terms.outside}
+    return WholeRequest.model_validate(
+        {"run": run, "whole": name, "site": site, "fusion": terms.fusion, "parts": parts, **by_labels}
+    )
+
+
+def _state(
+    terms: DecompositionTerms, parts: Mapping[str, str], learners: Mapping[str, Learner]
+) -> dict[str, NDArray[Any]]:
+    """Return what the fusion needs beside the parts' answers: by modality, the priors in them."""
+    if not isinstance(terms, ModalityTerms):
+        return {}
+    counts = {}
+    for part, subtask in parts.items():
+        prepared = learners[subtask].prepared
+        known = {site: prepared.summaries[site] for site in prepared.sites}
+        counts[part] = {s: whole_modality.told(np.array(k.class_counts), k.train) for s, k in known.items()}
+    return dict(whole_modality.fit(terms, counts))
 
 
 def _models(
@@ -156,15 +184,57 @@ def as_json(wholes: Mapping[str, Whole], per_part: Mapping[str, float | None]) -
 def _entry(whole: Whole, per_part: Mapping[str, float | None]) -> dict[str, Any]:
     fused, own = whole.merged(FUSED), whole.own()
     known = [value for value in own.values() if value is not None]
+    beside = _by_modality(whole) if isinstance(whole.terms, ModalityTerms) else _by_labels(whole)
     return {
-        "groups": {group: list(labels) for group, labels in whole.groups.items()},
-        "fusion": whole.fusion,
+        "by": whole.terms.by,
+        "fusion": whole.terms.fusion,
         "metric": whole.metric,
         "global": fused.get(whole.metric),
         "own": sum(known) / len(known) if known else None,
         "metrics": fused,
-        "closed_set": whole.merged(NAIVE).get(whole.metric),
-        "recall_outside": whole.recall(),
         "sites": own,
         "per_part": {subtask: per_part.get(subtask) for subtask in whole.parts.values()},
+        **beside,
+    }
+
+
+def _by_labels(whole: Whole) -> dict[str, Any]:
+    """Return the groups, and beside the fused answer the naive one."""
+    groups = {} if isinstance(whole.terms, ModalityTerms) else whole.terms.hierarchy.groups
+    return {
+        "groups": {group: list(labels) for group, labels in groups.items()},
+        "closed_set": whole.merged(NAIVE).get(whole.metric),
+        "recall_outside": whole.recall(),
+    }
+
+
+def _by_modality(whole: Whole) -> dict[str, Any]:
+    """Return each modality alone on the same rows, and the best of them against all together.
+
+    ``difference`` is of the deciding metric, all together minus the best alone; where that is the mean of
+    a loss of each row it has a standard error, of the paired rows. The best is chosen on these test rows.
+    """
+    alone = {part: whole.merged(whole_modality.only(part)).get(whole.metric) for part in whole.parts}
+    known = {part: value for part, value in alone.items() if value is not None}
+    together = whole.merged(FUSED).get(whole.metric)
+    counts = whole.total(whole_modality.ROWS)
+    rows = counts["counts"].astype(int).tolist() if counts else [0] * len(whole.parts)
+    best: dict[str, Any] | None = None
+    if known and together is not None:
+        choose = min if whole.metric in metrics.LOWER_IS_BETTER else max
+        part = choose(known, key=lambda name: known[name])
+        loss = LOSSES.get(whole.metric)
+        error = difference(whole.total(whole_modality.against(part)), loss)[1] if loss else None
+        best = {
+            "part": part,
+            "global": known[part],
+            "difference": together - known[part],
+            "standard_error": error if error is not None and math.isfinite(error) else None,
+        }
+    prior_C = np.exp(whole.state["log_prior"]).tolist()
+    return {
+        "alone": alone,
+        "best_alone": best,
+        "rows": dict(zip(whole.parts, rows, strict=True)),
+        "prior": dict(zip(whole.terms.labels, prior_C, strict=True)),
     }

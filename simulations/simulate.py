@@ -17,6 +17,8 @@ from clients.app import app as client_app
 from clients.custody import ScenarioCustody
 from collab.collaboration import Collaboration, kind_of
 from collab.data.config import DataConfig
+from collab.decomposition.modality import assign
+from collab.decomposition.modality_terms import ModalityTerms
 from collab.plugins import unknown
 from collab.scenario import scenario_data
 from collab.settings import validate
@@ -76,6 +78,9 @@ def ready(collaboration: Collaboration, base: Path) -> Collaboration:
         if terms.teacher is not None:
             tables["subtasks"][name]["teacher"]["path"] = beside(terms.teacher.path, base)
     found = validate(Collaboration, tables, "collaboration")
+    for whole, decomposition in found.wholes.items():
+        if isinstance(decomposition, ModalityTerms):
+            _check_modalities(found, whole, decomposition)
     tables["sites"] |= _with_rows(found)
     found = validate(Collaboration, tables, "collaboration") if found.wholes else found
     for name, terms in found.subtasks.items():
@@ -83,6 +88,17 @@ def ready(collaboration: Collaboration, base: Path) -> Collaboration:
         if kind_of(terms).output == "classes" and terms.labels is None:
             tables["subtasks"][name]["labels"] = list(data.labels or ())
     return validate(Collaboration, tables, "collaboration")
+
+
+def _check_modalities(collaboration: Collaboration, whole: str, terms: ModalityTerms) -> None:
+    """Raise a ``ConfigError`` unless each column of the data, and its image, is in one modality."""
+    data = scenario_data(collaboration, next(iter(collaboration.parts_of(whole).values())))
+    rows = next(iter(data.by_site.values()))
+    names = (*rows.numeric_names, *rows.categorical_names)
+    try:
+        assign(terms.modalities, names, has_image=rows.image_NCHW is not None)
+    except ConfigError as error:
+        raise ConfigError(f"decomposition.{whole}: {error}") from None
 
 
 def _with_rows(collaboration: Collaboration) -> dict[str, Any]:

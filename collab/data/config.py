@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from collab.data import comparison
 from collab.data.keys import Column, Columns, FilePath, given, refuse_repeats
+from collab.data.limits import MAX_COLUMNS
 from collab.data.ngrams import Recipe
 from collab.data.partition_config import PartitionConfig
 from collab.data.split_config import SplitConfig
@@ -21,7 +22,7 @@ from protocol.messages import Name as SiteName
 __all__ = ["DataConfig", "Inputs", "Labels", "Output", "PartitionConfig", "SplitConfig", "Wanted"]
 
 Output = Literal["classes", "value"]
-Inputs = Literal["table", "image", "text"]
+Inputs = Literal["table", "image", "text", "mixed"]
 Labels = tuple[str, ...] | int | None
 Side = Annotated[int, Field(ge=1, le=10_000)]
 ClassLabels = Annotated[tuple[Label, ...], Field(max_length=100_000)]
@@ -36,10 +37,10 @@ _KEYS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
         "sklearn": frozenset({"name"}),
         "csv": frozenset(
-            {"path", "files", "header", "columns", "separator", "missing", "drop", "missing_rows"}
-            | {"target", "features", "categorical", "site"}
+            {"path", "files", "header", "columns", "separator", "missing", "missing_in", "drop"}
+            | {"missing_rows", "target", "features", "categorical", "site"}
         ),
-        "npz": frozenset({"path", "files", "missing_rows", "inputs", "target", "site"}),
+        "npz": frozenset({"path", "files", "missing_rows", "inputs", "table", "columns", "target", "site"}),
         "idx": frozenset({"path", "labels_path"}),
         "images": frozenset({"path", "files", "size", "mode"}),
         "text": frozenset(
@@ -57,7 +58,7 @@ class Wanted:
     Attributes:
         labels: the classes by name, position = class index; or their number; or None: infer them.
         output: "classes" (y is an int64 index) or "value" (y is a float64).
-        inputs: "table", "image" or "text".
+        inputs: "table", "image", "text", or "mixed": images and columns of the same rows.
     """
 
     labels: Labels
@@ -77,6 +78,7 @@ class DataConfig(Frozen):
         header: False if the file's first line is a row; then ``columns`` names the columns. In JSON
             ``columns`` names the places of rows that are lists.
         missing: cells that mean "not known", beside empty ones.
+        missing_in: further such cells of single columns, such as ``{ chol = ["0"] }``.
         drop: columns that are not features.
         missing_rows: "impute" keeps rows with gaps, "drop" leaves them out.
         target: the column (npz: the array, "y"; text: "label") to predict; a public set may have none.
@@ -86,6 +88,7 @@ class DataConfig(Frozen):
         features: "all" columns that have no other role, or a list.
         categorical: features that are categories, whatever they look like.
         inputs: the array of npz that holds the inputs.
+        table: a second array of npz, numbers [N, F] of the same rows; ``columns`` may name its columns.
         site: the column (npz: the array) that names each row's site.
         size: of images: [height, width] that each is resized to; left out, all must be of one size.
         mode: of images: L (grey) or RGB.
@@ -107,6 +110,7 @@ class DataConfig(Frozen):
     columns: Columns = ()
     separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
     missing: Columns = ()
+    missing_in: Annotated[dict[Column, Columns], Field(max_length=MAX_COLUMNS)] = {}
     drop: Columns = ()
     missing_rows: Literal["drop", "impute"] = "impute"
     target: Column | None = None
@@ -116,6 +120,7 @@ class DataConfig(Frozen):
     features: Literal["all"] | Columns = "all"
     categorical: Columns = ()
     inputs: Column = "x"
+    table: Column | None = None
     site: Column | None = None
     size: tuple[Side, Side] | None = None
     mode: Literal["L", "RGB"] = "RGB"
@@ -169,12 +174,20 @@ class DataConfig(Frozen):
             raise ValueError(f"format '{self.format}' has no split.test_inputs: give split.test_path")
         if self.parts and (split.column or split.has_official_test):
             raise ValueError("parts says each row's side: leave out split.column and split.test_path")
+        if split.test_inputs is not None and self.table is not None:
+            raise ValueError(
+                "table has no test rows of its own: with it give split.test_path, not test_inputs"
+            )
         if split.test_inputs is not None and (split.group or self.site or self.files):
             raise ValueError("split.test_inputs goes with neither split.group nor site nor files")
         return self
 
     @model_validator(mode="after")
     def _columns_have_one_role(self) -> DataConfig:
+        if self.format == "npz" and self.columns and self.table is None:
+            raise ValueError("columns names the columns of table: give table, the array that holds them")
+        if self.format == "npz":
+            refuse_repeats("columns", self.columns)
         if self.format != "csv":
             return self
         if self.header == bool(self.columns):

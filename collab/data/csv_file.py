@@ -41,13 +41,15 @@ def read(path: Path, config: DataConfig, wanted: Wanted) -> Examples:
         raise ConfigError(f"{path.name}: format 'csv' needs target, the column to predict")
     columns = _table_columns(path, config, wanted.inputs)
     features = _features(columns, config)
-    _require((*config.roles, *features, *config.drop, *config.categorical), columns, path)
+    named = (*config.roles, *features, *config.drop, *config.categorical, *config.missing_in)
+    _require(named, columns, path)
     target_is_number = wanted.output == "value" and config.positive is None
     numbers = [*_numeric(features, config), *([config.target] if target_is_number else [])]
     frame = read_frame(path, config, columns, numbers)
     inputs = _inputs(frame, features, config, path)
     target = frame[config.target]
-    y = _numbers(target, config.target, path) if target_is_number else _texts(target, config.missing)
+    gaps = _gaps(config, config.target)
+    y = _numbers(target, config.target, path) if target_is_number else _texts(target, gaps)
     return replace(
         inputs,
         y=y,
@@ -154,7 +156,10 @@ def read_frame(path: Path, config: DataConfig, columns: list[str], numbers: Iter
             names=columns,
             index_col=False,
             dtype={name: "object" for name in columns if name not in numeric},
-            na_values={name: markers if name in numeric else [] for name in columns},
+            na_values={
+                name: [*markers, *config.missing_in.get(name, ())] if name in numeric else []
+                for name in columns
+            },
             keep_default_na=False,
             skipinitialspace=True,
             low_memory=False,
@@ -192,6 +197,11 @@ def _texts(column: pd.Series[Any], missing: Sequence[str]) -> Text:
     return np.array(["" if cell in gaps else canonical(cell) for cell in cells], dtype=object)
 
 
+def _gaps(config: DataConfig, name: str) -> tuple[str, ...]:
+    """Return the cells of a column that mean "not known"."""
+    return (*config.missing, *config.missing_in.get(name, ()))
+
+
 def _inputs(frame: pd.DataFrame, features: Sequence[str], config: DataConfig, path: Path) -> Examples:
     numeric = _numeric(features, config)
     categorical = [name for name in features if name in config.categorical]
@@ -199,7 +209,7 @@ def _inputs(frame: pd.DataFrame, features: Sequence[str], config: DataConfig, pa
         _stack([_numbers(frame[name], name, path) for name in numeric], len(frame), np.float64),
         numeric,
         np.full(len(frame), -1, dtype=np.int64),
-        _stack([_texts(frame[name], config.missing) for name in categorical], len(frame), object),
+        _stack([_texts(frame[name], _gaps(config, name)) for name in categorical], len(frame), object),
         categorical,
     )
 
@@ -211,7 +221,7 @@ def _stack(columns: list[Any], rows: int, dtype: Any) -> NDArray[Any]:
 def _role(frame: pd.DataFrame, name: str | None, config: DataConfig, path: Path) -> Text | None:
     if name is None:
         return None
-    cells_N = _texts(frame[name], config.missing)
+    cells_N = _texts(frame[name], _gaps(config, name))
     gaps_N = cells_N == ""
     if gaps_N.any():
         raise DataError(f"{path.name}: column '{name}' is empty in {first_row(gaps_N)}")

@@ -95,7 +95,7 @@ def load_inputs(path: Path, config: DataConfig, preprocessing: Preprocessing) ->
         return text.read_inputs(path, block.model_copy(update={"parts": {}}), preprocessing.texts.recipe)
     inputs: Inputs = "table" if shape is None else "image"
     if path.suffix == ".npz":
-        return npz_file.read_inputs(path, inputs, config.inputs)
+        return npz_file.read_inputs(path, inputs, config)
     if shape is not None and (path.is_dir() or path.name.lower().endswith((*ENDINGS, *ARCHIVES))):
         look = image_folder.Look("L" if shape[0] == 1 else "RGB", (shape[1], shape[2]))
         return image_folder.read_inputs(path, look, inputs)
@@ -106,6 +106,25 @@ def load_inputs(path: Path, config: DataConfig, preprocessing: Preprocessing) ->
     numeric, categorical = preprocessing.numeric_names, preprocessing.categorical_names
     fitted = {"features": (*numeric, *categorical), "categorical": categorical, "drop": ()}
     return csv_file.read_inputs(path, config.model_copy(update=fitted), inputs)
+
+
+def holds_any(path: Path, config: DataConfig, preprocessing: Preprocessing) -> bool:
+    """Return whether a new file has any of a model's inputs: of a modality none may be there.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    if not path.exists():
+        raise DataError(f"data file '{path}' is missing")
+    wants_image = preprocessing.image_shape is not None
+    if path.suffix == ".npz":
+        wanted = config.inputs if wants_image else config.table
+        return wanted is None or wanted in npz_file.array_names(path)
+    if wants_image or path.is_dir():
+        return wants_image == (path.is_dir() or path.name.lower().endswith((*ENDINGS, *ARCHIVES)))
+    block = config if config.format == "csv" else DataConfig(format="csv", path=str(path), target="-")
+    names = csv_file.column_names(path, block)
+    return any(name in names for name in (*preprocessing.numeric_names, *preprocessing.categorical_names))
 
 
 def describe(config: DataConfig) -> str:
@@ -196,7 +215,7 @@ def _rows(file: Path, config: DataConfig, wanted: Wanted, base: Path | None) -> 
 
 def _read_inputs(path: Path, config: DataConfig, inputs: Inputs) -> Examples:
     if config.format == "npz":
-        return npz_file.read_inputs(path, inputs, config.inputs)
+        return npz_file.read_inputs(path, inputs, config)
     if config.format == "images":
         return image_folder.read_inputs(path, image_folder.Look(config.mode, config.size), inputs)
     if config.format == "idx":

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from collab.data.array_inputs import examples_of
+from collab.data.array_inputs import examples_of, mixed, named
 from collab.data.config import DataConfig, Inputs, Wanted
 from collab.data.examples import Examples, Text
 from collab.data.limits import MAX_BYTES
@@ -34,7 +34,7 @@ def read(path: Path, config: DataConfig, wanted: Wanted) -> Examples:
     """
     name = config.target or _TARGET
     with _Archive(path) as archive:
-        examples = examples_of(archive.array(config.inputs), wanted.inputs, f"{path.name}: {config.inputs}")
+        examples = _inputs(archive, config, wanted.inputs, path)
         y = _raw_target(archive.array(name), name, path)
         if len(examples) != len(y):
             raise DataError(f"{path.name}: {config.inputs} has {len(examples)} rows but {name} has {len(y)}")
@@ -48,17 +48,37 @@ def read(path: Path, config: DataConfig, wanted: Wanted) -> Examples:
         )
 
 
-def read_inputs(path: Path, inputs: Inputs, name: str = _INPUTS) -> Examples:
+def read_inputs(path: Path, inputs: Inputs, config: DataConfig | None = None) -> Examples:
     """Return the rows of one archive without their target (y = -1).
 
-    Only the inputs need be there: the array ``name``, or "x" where there is no such.
+    Only the inputs need be there: the array ``config.inputs``, or "x" where there is no such; of data with a
+    ``table`` that as well for "mixed", that alone for "table".
 
     Raises:
         DataError: as ``read``.
     """
     with _Archive(path) as archive:
-        found = name if name in archive.names else _INPUTS
-        return examples_of(archive.array(found), inputs, f"{path.name}: {found}")
+        if config is not None and config.table is not None:
+            return _inputs(archive, config, inputs, path)
+        name = _INPUTS if config is None or config.inputs not in archive.names else config.inputs
+        return examples_of(archive.array(name), inputs, f"{path.name}: {name}")
+
+
+def array_names(path: Path) -> tuple[str, ...]:
+    """Return the names of an archive's arrays; ``DataError`` if it is none."""
+    with _Archive(path) as archive:
+        return archive.names
+
+
+def _inputs(archive: _Archive, config: DataConfig, inputs: Inputs, path: Path) -> Examples:
+    """Return images, a table, or both of the same rows."""
+    if inputs == "mixed" and config.table is not None:
+        where = f"{path.name}: {config.inputs} and {config.table}"
+        return mixed(archive.array(config.inputs), archive.array(config.table), config.columns, where)
+    name = config.table if inputs == "table" and config.table is not None else config.inputs
+    where = f"{path.name}: {name}"
+    found = examples_of(archive.array(name), inputs, where, may_lack=config.table is not None)
+    return named(found, config.columns, where) if name == config.table else found
 
 
 class _Archive:

@@ -1,8 +1,9 @@
-"""``[decomposition.NAME]`` written out: the subtask NAME becomes NAME-gate and NAME-GROUP for each group.
+"""``[decomposition.NAME]`` written out: the subtask NAME becomes NAME-PART for each of its parts.
 
-Works on the tables of a collaboration file before they are checked, so that parts are subtasks like
-any other ever after. What was written stays as ``decomposition.NAME.subtask``; its presence says that
-the work is done, and ``expand`` then leaves the table alone.
+By labels the parts are the gate and the groups, by modality the modalities. Works on the tables of a
+collaboration file before they are checked, so that parts are subtasks like any other ever after. What was
+written stays as ``decomposition.NAME.subtask``; its presence says that the work is done, and ``expand`` then
+leaves the table alone.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from collab.data.locate import locate
-from collab.decomposition.label_hierarchy import GATE, parse
-from collab.decomposition.terms import DecompositionTerms, name_of
+from collab.decomposition.label_hierarchy import parse
+from collab.decomposition.modality_terms import ModalityTerms
+from collab.decomposition.terms import RULES, DecompositionTerms, LabelHierarchyTerms, name_of
 from collab.plugins import unknown
 from protocol.errors import ConfigError
 from protocol.messages import Name
 
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
-# What follows from the map, or means nothing for parts that have other labels than the whole.
-_NOT_OF_PARTS: Final = ("labels", "teacher", "part_of")
-_NOT_OF_GATE: Final = (*_NOT_OF_PARTS, "kind", "data", "root")
+
+# What takes a task apart: by affinity no subtask is replaced (``affinity_terms``).
+_BY: Final = (*RULES, "affinity")
 
 Tables = dict[str, Any]
 
@@ -34,6 +36,16 @@ def is_whole(tables: Mapping[str, Any]) -> bool:
     return isinstance(found, Mapping) and any(
         isinstance(table, Mapping) and "subtask" not in table for table in found.values()
     )
+
+
+def model_of(table: Mapping[str, Any]) -> type[LabelHierarchyTerms | ModalityTerms]:
+    """Return the model of a decomposition's table; ``ConfigError`` if nothing is taken apart so."""
+    by = table.get("by")
+    if by is None:
+        raise ConfigError(f"key 'by' is required: one of {', '.join(_BY)}")
+    if not isinstance(by, str) or by not in RULES:
+        raise ConfigError(f"by: {unknown(f'rule {str(by)[:40]!r}', str(by), _BY)}")
+    return RULES[by]
 
 
 def read_groups(table: Mapping[str, Any], base: Path | None) -> Tables:
@@ -62,35 +74,26 @@ def expand(tables: Mapping[str, Any], name: str, terms: DecompositionTerms) -> T
         ConfigError: there is no such subtask, a part's name is taken or too long, or a key cannot be.
     """
     result: Tables = {key: dict(v) if isinstance(v, Mapping) else v for key, v in tables.items()}
-    if terms.fusion == "closed_set" and not terms.has_naive:
-        raise ConfigError("fusion 'closed_set' needs two labels or more in each group: use a gate")
-    subtasks, whole = _whole(result, name, terms)
-    made = [name_of(name, part) for part in terms.parts]
-    for subtask in made:
-        _check_name(subtask, subtasks)
-    for part, subtask in zip(terms.parts.values(), made, strict=True):
-        own = terms.gate if part.name == GATE else {}
-        view = {"data": name, **whole, **own, "labels": list(part.labels), "part_of": name}
-        subtasks[subtask] = view
-    _name_sites(result, name, str(whole.get("data", name)), terms)
+    subtasks, whole = _whole(result, name)
+    made = []
+    for part, table in terms.part_tables(name, whole).items():
+        made.append(name_of(name, part))
+        _check_name(made[-1], subtasks)
+        subtasks[made[-1]] = {"data": name, **whole, **table, "part_of": name}
+    if isinstance(terms, LabelHierarchyTerms):
+        _name_sites(result, name, str(whole.get("data", name)), terms)
     _for_all_parts(result, name, made)
     done = terms.model_dump(mode="json", exclude_defaults=True) | {"subtask": whole}
     result["decomposition"] = {**tables["decomposition"], name: done}
     return result
 
 
-def _whole(result: Tables, name: str, terms: DecompositionTerms) -> tuple[Tables, Tables]:
+def _whole(result: Tables, name: str) -> tuple[Tables, Tables]:
     """Return the subtasks without the whole, and the whole's own table."""
     subtasks = dict(result.get("subtasks", {}))
     if name not in subtasks:
         raise ConfigError(unknown(f"subtask '{name}'", name, subtasks))
     whole = dict(subtasks.pop(name))
-    for key in _NOT_OF_PARTS:
-        if key in whole:
-            raise ConfigError(f"[subtasks.{name}] is taken apart by its labels: leave out {key}")
-    for key in _NOT_OF_GATE:
-        if key in terms.gate:
-            raise ConfigError(f"gate.{key}: it is the whole's; leave it out")
     result["subtasks"] = subtasks
     return subtasks, whole
 
@@ -106,7 +109,7 @@ def _check_name(subtask: str, taken: Mapping[str, Any]) -> None:
         ) from None
 
 
-def _name_sites(result: Tables, name: str, data: str, terms: DecompositionTerms) -> None:
+def _name_sites(result: Tables, name: str, data: str, terms: LabelHierarchyTerms) -> None:
     """Say whose each row is, where a group's rows lie at one site."""
     if not terms.sites:
         return

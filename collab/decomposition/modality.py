@@ -14,6 +14,7 @@ Shape suffixes: N rows of a site, R rows that have a modality, M modalities, C c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -100,22 +101,48 @@ def assign(
     return {name: tuple(c for c in columns if owner[c] == name) for name in modalities}
 
 
-def split(examples: Examples, modalities: Mapping[str, Columns]) -> dict[str, View]:
-    """Return each modality's view of the rows; labels, groups and sides of the split go with them.
+def view(examples: Examples, modality: Columns) -> View:
+    """Return one modality's view of the rows; labels, groups and sides of the split go with them.
 
     A row lacks a modality if all its columns are missing there, or if no pixel of its image is a number.
 
     Raises:
-        ConfigError: as ``kinds`` and ``assign``.
+        DataError: there is no image, an image is partly no numbers, or a name matches no column.
+    """
+    if isinstance(modality, str):
+        return _present(select(examples, (), ()))
+    names = (*examples.numeric_names, *examples.categorical_names)
+    for pattern in modality:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = names if len(names) <= 20 else names[:5]
+            if not names:
+                raise DataError("the rows have no columns, only other inputs")
+            raise DataError(unknown(f"column '{pattern}' of a modality", pattern, near))
+    numeric, categorical = (
+        [name for name in of if any(fnmatchcase(name, pattern) for pattern in modality)]
+        for of in (examples.numeric_names, examples.categorical_names)
+    )
+    return _present(replace(select(examples, numeric, categorical), image_NCHW=None))
+
+
+def has_inputs(examples: Examples, modality: Columns) -> bool:
+    """Return whether the data has the modality at all: the image, or a column of each name."""
+    if isinstance(modality, str):
+        return examples.image_NCHW is not None
+    names = (*examples.numeric_names, *examples.categorical_names)
+    return all(any(fnmatchcase(name, pattern) for name in names) for pattern in modality)
+
+
+def present(own: Examples) -> NDArray[np.bool_]:
+    """Return which of the rows of one modality have it: a pixel that is a number, or a cell that is known.
+
+    Raises:
         DataError: an image has some pixels that are no numbers.
     """
-    kinds(modalities, "classes" if examples.y.dtype.kind == "i" else "value")
-    names = (*examples.numeric_names, *examples.categorical_names)
-    assigned = assign(modalities, names, has_image=examples.image_NCHW is not None)
-    return {
-        name: _view(examples, None if isinstance(modalities[name], str) else own)
-        for name, own in assigned.items()
-    }
+    if own.numeric_names or own.categorical_names:
+        known_N = ~np.isnan(own.numeric_NP).all(axis=1) | (own.categorical_NQ != "").any(axis=1)
+        return np.asarray(known_N)
+    return _has_image(own)
 
 
 def outputs(
@@ -152,28 +179,25 @@ def outputs(
 def _check_image(modalities: Mapping[str, Columns], *, has_image: bool) -> None:
     is_asked = IMAGE in [columns for columns in modalities.values() if isinstance(columns, str)]
     if is_asked and not has_image:
-        raise ConfigError("a modality asks for the image, but the data has none")
+        raise ConfigError(
+            "a modality asks for the image, but the data has none: images beside columns need format 'npz' "
+            "with inputs and table, the arrays of images and of columns"
+        )
     if has_image and not is_asked:
         raise ConfigError(f'the data has an image that is in no modality: add one that is "{IMAGE}"')
 
 
-def _view(examples: Examples, columns: Sequence[str] | None) -> View:
-    """Return the view of these columns, or of the image."""
-    numeric = [name for name in examples.numeric_names if name in (columns or ())]
-    categorical = [name for name in examples.categorical_names if name in (columns or ())]
-    own = select(examples, numeric, categorical)
-    if columns is None:
-        present_N = _has_image(examples)
-    else:
-        own = replace(own, image_NCHW=None)
-        present_N = ~np.isnan(own.numeric_NP).all(axis=1) | (own.categorical_NQ != "").any(axis=1)
+def _present(own: Examples) -> View:
+    present_N = present(own)
     return View(own.take(present_N), present_N)
 
 
 def _has_image(examples: Examples) -> NDArray[np.bool_]:
     if examples.image_NCHW is None:
         raise DataError("the rows have no images")
-    missing_NP = np.isnan(examples.image_NCHW.reshape(len(examples), -1))
+    missing_NP = np.isnan(
+        examples.image_NCHW.reshape(len(examples), math.prod(examples.image_NCHW.shape[1:]))
+    )
     partly = int((missing_NP.any(axis=1) & ~missing_NP.all(axis=1)).sum())
     if partly:
         raise DataError(f"{partly} image(s) have pixels that are no numbers")

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Annotated, Any, Final, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
 from collab.data.keys import FilePath
-from collab.decomposition.label_hierarchy import Hierarchy, Part
+from collab.decomposition.label_hierarchy import GATE, Hierarchy, Part
+from collab.decomposition.modality_terms import ModalityTerms
+from protocol.errors import ConfigError
 from protocol.messages import Frozen, Label, Name, PartOf
 
 Fusion = Literal["soft_gate", "hard_gate", "closed_set", "open_set"]
 GATED: Final = frozenset({"soft_gate", "hard_gate"})
+# What follows from the map, or means nothing for parts that have other labels than the whole.
+_NOT_OF_PARTS: Final = ("labels", "teacher", "part_of")
+_NOT_OF_GATE: Final = (*_NOT_OF_PARTS, "kind", "data", "root")
 
 
-class DecompositionTerms(Frozen):
-    """One ``[decomposition.NAME]``: the subtask of that name is replaced by its parts.
+class LabelHierarchyTerms(Frozen):
+    """One ``[decomposition.NAME]`` by labels: a gate and an expert for each group.
 
     Attributes:
         by: the labels, in groups.
@@ -40,7 +46,7 @@ class DecompositionTerms(Frozen):
     subtask: dict[Name, Any] | None = None
 
     @model_validator(mode="after")
-    def _keys_go_together(self) -> DecompositionTerms:
+    def _keys_go_together(self) -> LabelHierarchyTerms:
         if self.map is None and not self.groups:
             raise ValueError("give map = FILE, or groups = { GROUP = [LABEL, ...] }")
         if self.fusion == "closed_set" and self.outside is not None:
@@ -77,6 +83,28 @@ class DecompositionTerms(Frozen):
         gate, *experts = self.hierarchy.parts(self.outside)
         return {part.name: part for part in ([gate, *experts] if self.is_gated else experts)}
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The short names of the parts."""
+        return tuple(self.parts)
+
+    def part_tables(self, name: str, whole: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return what each part's subtask says otherwise than the whole's own table.
+
+        Raises:
+            ConfigError: a key cannot be, or the fusion does not go with the groups.
+        """
+        if self.fusion == "closed_set" and not self.has_naive:
+            raise ConfigError("fusion 'closed_set' needs two labels or more in each group: use a gate")
+        for key in _NOT_OF_PARTS:
+            if key in whole:
+                raise ConfigError(f"[subtasks.{name}] is taken apart by its labels: leave out {key}")
+        for key in _NOT_OF_GATE:
+            if key in self.gate:
+                raise ConfigError(f"gate.{key}: it is the whole's; leave it out")
+        own = {part: self.gate if part == GATE else {} for part in self.names}
+        return {part: {**table, "labels": list(self.parts[part].labels)} for part, table in own.items()}
+
     def view(self, whole: str, part: str) -> PartOf:
         """Return which rows of the whole the part called ``part`` takes, and as which of its classes."""
         found = self.parts[part]
@@ -84,6 +112,14 @@ class DecompositionTerms(Frozen):
         taken = {label: place[found.label_map.get(label, label)] for label in found.only}
         labels = self.labels
         return PartOf(whole=whole, labels=labels, classes=tuple(taken.get(label) for label in labels))
+
+
+# One ``[decomposition.NAME]``: the subtask of that name is replaced by its parts. Each rule has ``names`` of
+# its parts, ``labels`` of the whole, ``part_tables``, a ``view`` of each part, and the whole's ``subtask``.
+DecompositionTerms: TypeAlias = Annotated[LabelHierarchyTerms | ModalityTerms, Field(discriminator="by")]
+RULES: Final[Mapping[str, type[LabelHierarchyTerms | ModalityTerms]]] = MappingProxyType(
+    {"label_hierarchy": LabelHierarchyTerms, "modality": ModalityTerms}
+)
 
 
 def name_of(whole: str, part: str) -> str:

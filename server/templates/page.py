@@ -58,7 +58,7 @@ TEXT = r"""{% import "marks.html" as marks with context %}
 <span><svg width="14" height="14"><path class="fused" d="M7 1.5l5.5 5.5l-5.5 5.5l-5.5 -5.5z"/></svg>fused with the sites' models</span>
 <span><svg width="8" height="16"><path class="pooled" d="M4 0V16"/></svg>all data in one place: the upper mark</span>
 </p>
-{% for name, whole in wholes.items() %}
+{% for name, whole in wholes.items() if at(whole, "by") != "modality" %}
 {% if loop.first %}
 <h3>Taken apart, and together again</h3>
 <p class="soft">What the final models of a whole's parts answer together, on all sites' test rows of the whole; naive is the surest expert, whatever the gate says.</p>
@@ -66,6 +66,19 @@ TEXT = r"""{% import "marks.html" as marks with context %}
 <thead><tr><th>Whole</th><th>Fusion</th><th class="n">Parts</th><th class="n">Global</th><th class="n">Own</th><th class="n">Naive</th><th class="n">Refused outside</th></tr></thead><tbody>
 {% endif %}
 <tr><th class="name">{{ name }} <span class="unit">{{ whole.metric|metric_name }}</span></th><td>{{ whole.fusion|replace("_", " ") }}</td><td class="n">{{ (at(whole, "per_part") or {})|length }}</td><td class="n"><b>{{ at(whole, "global")|number }}</b></td><td class="n">{{ at(whole, "own")|number }}</td><td class="n">{{ at(whole, "closed_set")|number }}</td><td class="n">{{ at(whole, "recall_outside")|number }}</td></tr>
+{% if loop.last %}
+</tbody></table></div>
+{% endif %}
+{% endfor %}
+{% for name, whole in wholes.items() if at(whole, "by") == "modality" %}
+{% if loop.first %}
+<h3>Taken apart by modality, and together again</h3>
+<p class="soft">What the models of all modalities answer together, on all sites' test rows of the whole, beside the best of them alone on the same rows (the class shares answer rows that lack it). The difference is together minus alone, ± one standard error of the paired rows; the best was chosen on these rows.</p>
+<div class="card scroll"><table class="wide">
+<thead><tr><th>Whole</th><th>Fusion</th><th class="n">Global</th><th class="n">Own</th><th>Each alone, and rows that have it</th><th>Best alone</th><th class="n">Difference</th></tr></thead><tbody>
+{% endif %}
+{% set best = at(whole, "best_alone") %}
+<tr><th class="name">{{ name }} <span class="unit">{{ whole.metric|metric_name }}</span></th><td>{{ whole.fusion }}</td><td class="n"><b>{{ at(whole, "global")|number }}</b></td><td class="n">{{ at(whole, "own")|number }}</td><td>{% for part, value in (at(whole, "alone") or {}).items() %}{{ part }} {{ value|number }} ({{ at(whole, "rows", part) }}){{ ", " if not loop.last }}{% endfor %}</td><td>{{ at(best, "part") or "–" }} {{ at(best, "global")|number }}</td><td class="n">{{ at(best, "difference")|number }}{% if at(best, "standard_error") is not none %} ± {{ at(best, "standard_error")|number }}{% endif %}</td></tr>
 {% if loop.last %}
 </tbody></table></div>
 {% endif %}

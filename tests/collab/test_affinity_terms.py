@@ -34,7 +34,7 @@ def test_its_subtasks_know_their_family(tmp_path: Path) -> None:
         ({"min_groups": 3}, "1 <= min_groups <= max_groups"),
         ({"min_groups": 4, "max_groups": None}, "min_groups is 4, but there are 3"),
         ({"evry": 3}, "unknown key 'evry'.*every"),
-        ({"by": "afinity"}, "by: unknown decomposition 'afinity'.*affinity"),
+        ({"by": "afinity"}, "by: unknown rule 'afinity'.*affinity"),
     ],
 )
 def test_a_family_that_cannot_be(tmp_path: Path, signs: Tables, said: str) -> None:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from collab.collaboration import Collaboration
 from collab.data.examples import of_table
-from collab.decomposition.terms import DecompositionTerms, name_of
+from collab.decomposition.terms import LabelHierarchyTerms, name_of
 from collab.decomposition.view import classes_of, rows_of
-from collab.decomposition.whole import check_statistics, fuse, naive, statistics
+from collab.decomposition.whole_labels import check_statistics, fuse, naive, statistics
 from collab.settings import parse
 from protocol.errors import ArraysError, ConfigError, DataError
 from server.federation import to_toml
@@ -204,7 +204,9 @@ def test_views_of_the_parts_are_the_whole(seed: int, sizes: list[int], with_outs
     """The gate takes every row; a row in scope has one expert at most, which calls it by its own label."""
     groups = {f"g{g}": [f"l{g}.{i}" for i in range(size)] for g, size in enumerate(sizes)}
     outside = "oos" if with_outside else None
-    terms = DecompositionTerms.model_validate({"by": "label_hierarchy", "groups": groups, "outside": outside})
+    terms = LabelHierarchyTerms.model_validate(
+        {"by": "label_hierarchy", "groups": groups, "outside": outside}
+    )
     rng = np.random.default_rng(seed)
     y_N = rng.integers(0, len(terms.labels), size=60)
     rows = of_table(np.arange(60.0)[:, None], ("row",), y_N)
@@ -228,7 +230,7 @@ def _group(sizes: list[int], y: int) -> int:
     return int(np.searchsorted(np.cumsum(sizes), y, side="right"))
 
 
-def _perfect(terms: DecompositionTerms, y_N: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+def _perfect(terms: LabelHierarchyTerms, y_N: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
     """Return what parts say that know every row of theirs and nothing of others' rows."""
     outputs = {}
     for name, part in terms.parts.items():
@@ -244,7 +246,7 @@ def _perfect(terms: DecompositionTerms, y_N: np.ndarray[Any, Any]) -> dict[str, 
 def test_parts_that_know_all_make_a_whole_that_knows_all(fusion: str) -> None:
     """With parts that are right, every fusion is right in scope and refuses what is outside."""
     made = {"by": "label_hierarchy", "groups": GROUPS, "outside": "oos", "fusion": fusion}
-    terms = DecompositionTerms.model_validate(made)
+    terms = LabelHierarchyTerms.model_validate(made)
     y_N = np.repeat(np.arange(6), 3)
     outputs = _perfect(terms, y_N)
     if fusion == "open_set":  # an expert must refuse what is others', which a perfect one was not shown
@@ -260,19 +262,19 @@ def test_parts_that_know_all_make_a_whole_that_knows_all(fusion: str) -> None:
 
 def test_the_naive_answer_is_the_surest_experts() -> None:
     """The experts' own labels side by side, each scaled to one; with a group of one label there is none."""
-    terms = DecompositionTerms.model_validate(
+    terms = LabelHierarchyTerms.model_validate(
         {"by": "label_hierarchy", "groups": TWO, "outside": "oos", "fusion": "open_set"}
     )
     outputs = {"weather": np.array([[0.1, 0.5, 0.4]]), "clock": np.array([[0.2, 0.1, 0.7]])}
     assert naive(terms, outputs) == pytest.approx(np.array([[1 / 12, 5 / 12, 1 / 3, 1 / 6]]))
-    single = DecompositionTerms.model_validate({"by": "label_hierarchy", "groups": GROUPS})
+    single = LabelHierarchyTerms.model_validate({"by": "label_hierarchy", "groups": GROUPS})
     with pytest.raises(ArraysError, match="one label"):
         naive(single, outputs)
 
 
 def test_sums_that_no_rows_have_are_refused() -> None:
     """More refusals than rows, another number of rows, or a missing group do not pass."""
-    terms = DecompositionTerms.model_validate(
+    terms = LabelHierarchyTerms.model_validate(
         {"by": "label_hierarchy", "groups": GROUPS, "outside": "oos", "fusion": "soft_gate"}
     )
     y_N = np.repeat(np.arange(6), 3)
@@ -287,7 +289,7 @@ def test_sums_that_no_rows_have_are_refused() -> None:
 
 def test_a_missing_part_is_missed() -> None:
     """A whole does not answer without its gate or an expert."""
-    terms = DecompositionTerms.model_validate({"by": "label_hierarchy", "groups": GROUPS})
+    terms = LabelHierarchyTerms.model_validate({"by": "label_hierarchy", "groups": GROUPS})
     outputs = _perfect(terms, np.repeat(np.arange(5), 2))
     for name in terms.parts:
         with pytest.raises(ArraysError, match="missing"):

@@ -14,12 +14,23 @@ from sklearn.datasets import load_iris
 from sklearn.naive_bayes import GaussianNB
 
 from collab.data.examples import Examples, of_images, of_table
-from collab.decomposition.modality import IMAGE, Columns, assign, kinds, outputs, split
+from collab.decomposition.modality import IMAGE, Columns, View, assign, kinds, outputs, view
 from collab.fusion import product
 from collab.metrics import PROBABILITY_FLOOR
 from protocol.errors import ArraysError, ConfigError, DataError
 
 HEART: dict[str, Columns] = {"clinic": ["age", "sex"], "laboratory": ["chol", "lab_*"], "scan": "image"}
+
+
+def split(examples: Examples, modalities: dict[str, Columns]) -> dict[str, View]:
+    """Return each modality's view of the rows, once the split is known to be one."""
+    kinds(modalities, "classes" if examples.y.dtype.kind == "i" else "value")
+    names = (*examples.numeric_names, *examples.categorical_names)
+    assigned = assign(modalities, names, has_image=examples.image_NCHW is not None)
+    return {
+        name: view(examples, IMAGE if isinstance(modalities[name], str) else own)
+        for name, own in assigned.items()
+    }
 
 
 def heart(seed: int, rows: int = 30) -> Examples:
@@ -47,10 +58,10 @@ def test_every_cell_is_in_one_view(seed: int) -> None:
         "laboratory": (("chol", "lab_a", "lab_b"), ()),
         "scan": ((), ()),
     }
-    for view in views.values():
-        np.testing.assert_array_equal(view.examples.y, whole.y[view.present_N])
-        assert view.examples.group_N is not None
-        np.testing.assert_array_equal(view.examples.group_N, np.flatnonzero(view.present_N).astype(str))
+    for seen in views.values():
+        np.testing.assert_array_equal(seen.examples.y, whole.y[seen.present_N])
+        assert seen.examples.group_N is not None
+        np.testing.assert_array_equal(seen.examples.group_N, np.flatnonzero(seen.present_N).astype(str))
     present = {name: view.present_N for name, view in views.items()}
     np.testing.assert_array_equal(
         present["clinic"], ~np.isnan(whole.numeric_NP[:, 0]) | (whole.categorical_NQ[:, 0] != "")

@@ -34,7 +34,8 @@ SUBTASK_JSON = (
     '"digest":{"loss":"kl","epochs":0,"lr":0.001,"batch_size":64,"temperature":1.0},'
     '"wire":{"form":"topk","top_k":2},"asks":["accuracy"],"selective":0.25,'
     '"personal":{"rule":"fedrep","head_epochs":1,"strength":0.1},"prototypes":{"dim":16,"strength":1.0},'
-    '"part":{"whole":"cells","labels":["b","m","?"],"classes":[0,1,null]},"family":"signs",'
+    '"part":{"whole":"cells","labels":["b","m","?"],"classes":[0,1,null],"columns":[],"image":false},'
+    '"family":"signs",'
     f'"public_digest":"{"0" * 64}","preprocessing":"{{}}"}}'
 )
 
@@ -170,7 +171,11 @@ CASES: tuple[tuple[m.Frozen, str], ...] = (
     ),
     (
         m.PartOf(whole="w", labels=("a", "b"), classes=(None, 0)),
-        '{"whole":"w","labels":["a","b"],"classes":[null,0]}',
+        '{"whole":"w","labels":["a","b"],"classes":[null,0],"columns":[],"image":false}',
+    ),
+    (
+        m.PartOf(whole="w", labels=("a",), classes=(0,), columns=("chol", "lab_*")),
+        '{"whole":"w","labels":["a"],"classes":[0],"columns":["chol","lab_*"],"image":false}',
     ),
     (
         m.WholePart(name="gate", subtask=SUBTASK, model="linear", temperature=0.5),
@@ -190,6 +195,19 @@ CASES: tuple[tuple[m.Frozen, str], ...] = (
             '{"run":"r1","whole":"cells","site":"north","groups":{"good":["b"],"bad":["m","?"]},'
             '"outside":"none","fusion":"hard_gate","parts":[{"name":"gate",'
             f'"subtask":{SUBTASK_JSON},"model":"linear","temperature":1.0}}]}}'
+        ),
+    ),
+    (
+        m.WholeRequest(
+            run="r1",
+            whole="cells",
+            site="north",
+            fusion="product",
+            parts=(m.WholePart(name="scan", subtask=SUBTASK, model="linear"),),
+        ),
+        (
+            '{"run":"r1","whole":"cells","site":"north","groups":{},"outside":null,"fusion":"product",'
+            f'"parts":[{{"name":"scan","subtask":{SUBTASK_JSON},"model":"linear","temperature":1.0}}]}}'
         ),
     ),
     (

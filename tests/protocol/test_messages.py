@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
-from protocol.messages import Frozen, FusionRequest, Name, Personal, Wire, assignment_id
+from protocol.messages import (
+    Frozen,
+    FusionRequest,
+    Name,
+    PartOf,
+    Personal,
+    WholeRequest,
+    Wire,
+    assignment_id,
+)
 from tests.protocol.message_cases import CASES, TYPES
 
 every_message = pytest.mark.parametrize(("message", "text"), CASES, ids=[type(m).__name__ for m, _ in CASES])
@@ -188,3 +197,14 @@ def test_a_bare_word_is_the_form_or_the_rule() -> None:
 def test_only_ditto_leaves_the_global_model_whole(rule: Any, keeps: bool) -> None:
     """All other personal rules keep layers at the sites, so that no party has a whole global model."""
     assert Personal(rule=rule).keeps_layers is keeps
+
+
+def test_groups_go_with_their_fusion() -> None:
+    """A product is of modalities, every other fusion of groups; and a part of before has neither."""
+    whole = next(message for message, _ in CASES if isinstance(message, WholeRequest))
+    with pytest.raises(ValidationError, match="of modalities"):
+        WholeRequest.model_validate(whole.model_dump() | {"fusion": "product"})
+    with pytest.raises(ValidationError, match="of modalities"):
+        WholeRequest.model_validate(whole.model_dump() | {"groups": {}, "outside": None})
+    old = PartOf.model_validate_json('{"whole":"w","labels":["a"],"classes":[0]}')
+    assert not old.is_modality

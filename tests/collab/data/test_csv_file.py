@@ -202,3 +202,15 @@ def test_a_public_set_is_one_file() -> None:
     config = DataConfig(format="csv", files={"a": "a.csv"})
     with pytest.raises(ConfigError, match="one path"):
         load_public(config, "table", None)
+
+
+def test_a_marker_may_mean_missing_in_one_column_alone(tmp_path: Path) -> None:
+    """Zero is no cholesterol, but it is a sex and an answer; a column that is not there is refused."""
+    text = "chol,sex,kind,y\n0,0,x,no\n210,1,?,yes\n0,1,z,yes\n"
+    rows = _load(
+        tmp_path, text, missing_in={"chol": ["0"], "kind": ["z"]}, missing=["?"], categorical=["kind"]
+    )
+    assert np.isnan(rows.numeric_NP).tolist() == [[True, False], [False, False], [True, False]]
+    assert rows.categorical_NQ[:, 0].tolist() == ["x", "", ""]
+    with pytest.raises(DataError, match="'coll': did you mean 'chol'"):
+        _load(tmp_path, text, missing_in={"coll": ["0"]}, categorical=["kind"])

@@ -151,3 +151,49 @@ def test_the_order_of_an_array_in_its_file_does_not_matter(tmp_path: Path, order
     """Row-major and column-major arrays are read as what they were."""
     x = np.asarray(np.arange(6.0).reshape(3, 2), order=order)
     np.testing.assert_array_equal(_load(tmp_path, x=x, y=np.array([0, 1, 0])).numeric_NP, x)
+
+
+def _both(folder: Path, inputs: Inputs = "mixed", **changes: Any) -> Examples:
+    arrays = {"image": np.ones((2, 3, 4), np.float32), "table": np.array([[1.0, np.nan], [3.0, 4.0]])}
+    np.savez(folder / "b.npz", y=np.array([0, 1]), **{**arrays, **changes.pop("arrays", {})})
+    config = DataConfig.model_validate(
+        {"format": "npz", "path": "b.npz", "inputs": "image", "table": "table", "columns": ["age", "chol"]}
+        | changes
+    )
+    return load(config, 2, "classes", inputs, folder)[0]
+
+
+def test_images_and_columns_of_the_same_rows(tmp_path: Path) -> None:
+    """Both for a whole, either for a plain subtask; an image of NaN alone is missing, names are optional."""
+    lost = np.ones((2, 3, 4), np.float32)
+    lost[1] = np.nan
+    rows = _both(tmp_path, arrays={"image": lost})
+    assert rows.image_NCHW is not None
+    assert np.isnan(rows.image_NCHW).all(axis=(1, 2, 3)).tolist() == [False, True]
+    assert rows.numeric_names == ("age", "chol")
+    np.testing.assert_array_equal(rows.numeric_NP, [[1.0, np.nan], [3.0, 4.0]])
+    table = _both(tmp_path, "table")
+    assert table.image_NCHW is None
+    assert table.numeric_names == ("age", "chol")
+    images = _both(tmp_path, "image")
+    assert images.numeric_names == ()
+    assert images.image_NCHW is not None
+    assert _both(tmp_path, columns=[]).numeric_names == ("x0", "x1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"arrays": {"image": np.ones((3, 3, 4))}}, "3 images, but 2 rows of columns"),
+        ({"arrays": {"image": np.array([[[np.nan, 1.0]]] * 2)}}, "NaN or infinite"),
+        ({"arrays": {"image": np.array([[[np.inf, np.inf]]] * 2)}}, "NaN or infinite"),
+        ({"columns": ["age"]}, "2 columns, but columns has 1 names"),
+        ({"table": "tabel"}, "unknown array 'tabel'"),
+    ],
+)
+def test_images_and_columns_that_do_not_fit_are_refused(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    """Torn images, other numbers of rows, and names that are none of the columns."""
+    with pytest.raises(DataError, match=said):
+        _both(tmp_path, **changes)
