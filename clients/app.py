@@ -11,7 +11,7 @@ import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from clients import ballots, measure, prototypes, soft_labels, weights, whole, work
+from clients import ballots, joint, measure, prototypes, soft_labels, weights, whole, work
 from clients.site import Site, from_context
 from clients.state import SiteState
 from clients.work import Desk
@@ -103,6 +103,14 @@ def train_weights(message: Message, context: Context) -> Message:
     """Do an assignment whose exchange is weights."""
     desk, assignment, arrays = _asked(message, context, Assignment)
     return _reply(message, *weights.train_weights(desk, assignment, arrays))
+
+
+@app.train("joint")
+@_guarded
+def train_joint(message: Message, context: Context) -> Message:
+    """Do an assignment of a group that trains together."""
+    desk, assignment, arrays = _asked(message, context, Assignment)
+    return _reply(message, *joint.train_joint(desk, assignment, arrays))
 
 
 @app.train("soft_labels")

@@ -86,7 +86,8 @@ class ScenarioCustody:
             raise DataError(f"subtask '{subtask.name}': site '{self.site}' has no data for it")
         name = str(self.collaboration.subtasks[subtask.name].data)
         seed = self.collaboration.seed
-        return _split(data.by_site[self.site], self.collaboration.data[name], seed, name, self.site)
+        config = self.collaboration.data[name]
+        return _split(data.by_site[self.site], config, (seed, name, self.site), subtask.family)
 
     def public(self, subtask: Subtask) -> Examples:
         """Return the rows that were held out of the data before it was dealt out."""
@@ -122,7 +123,7 @@ class DeploymentCustody:
         kind = named_kind(subtask.kind)
         inputs = inputs_wanted(config, kind, subtask.part)
         examples = site_file(config, kind.output, inputs, labels, self.base)
-        return _split(examples, config, subtask.seed, subtask.data, self.site)
+        return _split(examples, config, (subtask.seed, subtask.data, self.site), subtask.family)
 
     def public(self, subtask: Subtask) -> Examples:
         """Return the public set, from the block ``[data.SUBTASK-public]`` of ``site.toml``."""
@@ -141,8 +142,11 @@ class DeploymentCustody:
         return self.data[name]
 
 
-def _split(examples: Examples, config: DataConfig, seed: int, data_name: str, site: str) -> SiteRows:
-    parts = split(examples, config.split, seed=seed, data_name=data_name, site=site)
+def _split(
+    examples: Examples, config: DataConfig, drawn_from: tuple[int, str, str], family: str | None
+) -> SiteRows:
+    seed, data_name, site = drawn_from
+    parts = split(examples, config.split, seed=seed, data_name=data_name, site=site, family=family)
     return SiteRows(
         train=examples.take(parts.train),
         validation=examples.take(parts.validation),

@@ -97,6 +97,26 @@ class Evaluated(_Event):
     credits: dict[Name, Amount] = {}
 
 
+class Grouped(_Event):
+    """A family that trained together is split: from the next round on each group has its own encoder.
+
+    ``affinity`` is Z (``collab.decomposition.affinity``), row i on column j in the order of ``subtasks``,
+    ``standard_errors`` its own (None: too few measurements), ``value`` what the groups are worth by it,
+    ``exact`` whether no better ones exist. ``looked`` is what measuring took, in examples of training.
+    """
+
+    type: Literal["grouped"] = "grouped"
+    round: Round
+    family: Name
+    subtasks: Annotated[tuple[Name, ...], Field(max_length=64)]
+    groups: Annotated[tuple[tuple[Name, ...], ...], Field(max_length=64)]
+    affinity: Annotated[tuple[tuple[float, ...], ...], Field(max_length=64)]
+    standard_errors: Annotated[tuple[tuple[float | None, ...], ...], Field(max_length=64)]
+    value: float
+    exact: bool
+    looked: Count
+
+
 class Vote(Frozen):
     """One site's ballot on the others' models: best first, and which of them it approves of."""
 
@@ -251,7 +271,16 @@ class Abort(Frozen):
 
 
 Event = Annotated[
-    SiteJoined | SiteLost | Started | Arrived | Rejected | TimePassed | Evaluated | Polled | Settled,
+    SiteJoined
+    | SiteLost
+    | Started
+    | Arrived
+    | Rejected
+    | TimePassed
+    | Evaluated
+    | Polled
+    | Settled
+    | Grouped,
     Field(discriminator="type"),
 ]
 Instruction = Annotated[

@@ -26,6 +26,7 @@ from collab.events import (
     Evaluated,
     Event,
     Finish,
+    Grouped,
     Instruction,
     Poll,
     Polled,
@@ -42,6 +43,7 @@ from collab.events import (
     Wait,
 )
 from collab.feedback import Contributed, Measured
+from collab.groups import Groups
 from collab.metrics import is_better
 from collab.objective import to_go
 from collab.roster import Roster
@@ -58,11 +60,12 @@ class Rounds:
     def __init__(self, collaboration: Collaboration, run: str) -> None:
         self._terms = collaboration
         self._run = run
-        self.roster = Roster(collaboration)
+        self.groups = Groups({n: t.subtasks for n, t in collaboration.families.items()})
+        self.roster = Roster(collaboration, self.groups)
         self.request: Request | None = None
         self._polling: set[str] = set()
         self._settling: set[str] = set()
-        self._sequence = Sequence(collaboration.subtasks)
+        self._sequence = Sequence(collaboration.subtasks, self.groups)
         self._now_s = 0.0
         self._empty_rounds = 0
         self.round = 0
@@ -87,8 +90,7 @@ class Rounds:
 
     def task(self, assignment: str) -> Task | None:
         """Return the assignment of that id, of this round or an earlier one."""
-        cohorts = [*self.cohorts.values(), *reversed(self.history)]
-        return next((c.tasks[assignment] for c in cohorts if assignment in c.tasks), None)
+        return self._find(assignment)[1]
 
     def check_invariants(self) -> None:
         """Raise AssertionError where the state contradicts itself; tests call it after each event."""
@@ -131,10 +133,9 @@ class Rounds:
             yield Discard(assignment=event.assignment, code="late")
         else:
             task.outcome, task.answered_s = "contributed", event.at_s
-            work_s = self.roster.work_s(task.send.site, cohort.subtask) * task.send.budget
-            self.roster.beliefs.answered(
-                task.send.site, cohort.subtask, self.round, work_s, event.at_s - task.sent_s
-            )
+            work_s = self.roster.work_s(task.send.site, cohort.group) * task.send.budget
+            took_s = event.at_s - task.sent_s
+            self.roster.beliefs.answered(task.send.site, task.of, self.round, work_s, took_s)
             yield from self._progress(cohort)
 
     def _on_rejected(self, event: Rejected) -> Iterator[Instruction]:
@@ -149,22 +150,26 @@ class Rounds:
                 yield from self._progress(cohort)
 
     def _on_evaluated(self, event: Evaluated) -> Iterator[Instruction]:
-        cohort = self.cohorts.get(event.subtask)
-        if cohort is None or event.round != self.round or not cohort.closed or cohort.measured:
+        name = event.subtask
+        cohort = next((c for c in self.cohorts.values() if name in c.unmeasured), None)
+        if cohort is None or event.round != self.round or not cohort.closed:
             return
-        cohort.measured = True
-        given = tuple(
-            Contributed(t.send.site, t.examples) for t in cohort.with_outcome("contributed").values()
-        )
-        terms = self._terms.subtasks[event.subtask]
+        cohort.measured.add(name)
+        tasks = cohort.with_outcome("contributed").values()
+        given = tuple(Contributed(t.send.site, t.of[name]) for t in tasks if name in t.of)
+        terms = self._terms.subtasks[name]
         metric = metric_of(terms)
         left = to_go(metric, event.value, terms.target, event.constant)
         found = Measured(event.loss, event.losses, event.credits, left)
-        self.roster.beliefs.measured(event.subtask, self.round, given, found)
+        self.roster.beliefs.measured(name, self.round, given, found)
         target, value = terms.target, event.value
         if target is not None and value is not None and (value == target or is_better(metric, value, target)):
-            self._sequence.reached_target(event.subtask)
+            self._sequence.reached_target(name)
         yield from self._after_closing()
+
+    def _on_grouped(self, event: Grouped) -> Iterator[Instruction]:
+        self.groups.split(event.family, event.groups)
+        return iter(())
 
     def _on_polled(self, event: Polled) -> Iterator[Instruction]:
         if event.round != self.round or event.subtask not in self._polling:
@@ -215,7 +220,7 @@ class Rounds:
             yield from self._allocate(active)
 
     def _allocate(self, active: list[str]) -> Iterator[Instruction]:
-        self.cohorts = {name: Cohort(name, self._now_s) for name in active}
+        self.cohorts = {name: Cohort(name, self._now_s, self.groups.led_by(name)) for name in active}
         self.request = self.roster.request(self.round, active)
         suggested, decided = self.roster.plan(self.request)
         yield decided
@@ -233,13 +238,13 @@ class Rounds:
             yield Abort(reason=f"round {self.round}: nobody can do anything: {_first(suggested.unserved)}")
 
     def _send(self, cohort: Cohort, attempt: int, chosen: Suggestion) -> Send:
-        joined = self.roster.sites[chosen.site]
+        model, of = self.roster.work_of(chosen.site, cohort.group)
         send = Send(
             round=self.round,
             subtask=cohort.subtask,
             site=chosen.site,
             attempt=attempt,
-            model=joined.models[cohort.subtask],
+            model=model,
             score=chosen.score,
             reason=chosen.reason[:500],
             payment=chosen.payment,
@@ -247,15 +252,14 @@ class Rounds:
             budget=chosen.budget,
         )
         key = assignment_id(self._run, self.round, cohort.subtask, chosen.site, attempt)
-        examples = joined.capability.subtasks[cohort.subtask]
-        cohort.tasks[key] = Task(send, examples, sent_s=self._now_s)
+        cohort.tasks[key] = Task(send, of, sent_s=self._now_s)
         return send
 
     def _failed(self, cohort: Cohort, key: str, outcome: Outcome, detail: str) -> Iterator[Instruction]:
         task = cohort.tasks[key]
         task.outcome, task.detail, task.answered_s = outcome, detail[:500], self._now_s
         poisoned = outcome == "rejected" and detail.startswith(("arrays:", "message:"))
-        self.roster.beliefs.failed(task.send.site, cohort.subtask, self.round, poisoned=poisoned)
+        self.roster.beliefs.failed(task.send.site, task.of, self.round, poisoned=poisoned)
         substitute = self._substitute(cohort) if task.send.attempt < MAX_ATTEMPTS else None
         if substitute is not None:
             reason = f"handed on from {task.send.site}, which was {outcome}"
@@ -287,7 +291,7 @@ class Rounds:
             return
         for task in open_tasks.values():
             task.outcome, task.detail = "silent", f"no answer by {due_s - cohort.opened_s:.1f} s"
-            self.roster.beliefs.failed(task.send.site, cohort.subtask, self.round, poisoned=False)
+            self.roster.beliefs.failed(task.send.site, task.of, self.round, poisoned=False)
         yield from self._close(cohort, given)
 
     def _close(self, cohort: Cohort, given: dict[str, Task]) -> Iterator[Instruction]:
@@ -310,13 +314,13 @@ class Rounds:
             yield from self._after_closing()
 
     def _skip(self, cohort: Cohort, reason: str) -> Skip:
-        cohort.closed = cohort.measured = True
+        cohort.closed, cohort.measured = True, set(cohort.group)
         return Skip(round=self.round, subtask=cohort.subtask, reason=reason[:500])
 
     def _after_closing(self) -> Iterator[Instruction]:
         """Have the round measured once every cohort has closed; open the next once it has been."""
         cohorts = self.cohorts.values()
-        unmeasured = tuple(c.subtask for c in cohorts if not c.measured)
+        unmeasured = tuple(name for c in cohorts for name in c.unmeasured)
         if not all(c.closed for c in cohorts):
             return
         if not unmeasured:

@@ -1,6 +1,7 @@
 """Which subtasks a round works on: those whose rounds they are, and whose upstream subtasks are over.
 
-A subtask is over at its target or after ``until_round``. One that comes after others starts once all of
+A subtask is over at its target or after ``until_round``, and where it trains together with others once all of
+the group are: until then its model still changes. One that comes after others starts once all of
 them are over and *settled*: their final models stand and no longer change. Where one of them came to no
 final model it never starts, nor does what comes after it.
 """
@@ -10,14 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from collab.decomposition.dag import ancestors, edges
+from collab.groups import Groups
 from collab.terms import SubtaskTerms
 
 
 class Sequence:
     """What is over, settled and started of a run's subtasks. The state machine tells it what happened."""
 
-    def __init__(self, subtasks: Mapping[str, SubtaskTerms]) -> None:
+    def __init__(self, subtasks: Mapping[str, SubtaskTerms], groups: Groups) -> None:
         self._subtasks = subtasks
+        self._groups = groups
         self._after = edges(subtasks)
         self._above = {name: ancestors(name, self._after) for name, after in self._after.items() if after}
         self._stopped: set[str] = set()
@@ -42,10 +45,10 @@ class Sequence:
         return [n for n in sorted(wanted) if self._is_over(n, round_) and n not in self._settled]
 
     def active(self, round_: int) -> list[str]:
-        """Return the subtasks that this round works on, by name."""
+        """Return the subtasks that this round works on, by name; of a group its leader."""
         return [
             n
-            for n in self.unfinished(round_ - 1)
+            for n in self._groups.leaders(self.unfinished(round_ - 1))
             if self._subtasks[n].from_round <= round_ and all(self._settled.get(a) for a in self._after[n])
         ]
 
@@ -70,7 +73,10 @@ class Sequence:
         return f"; never started: {', '.join(said)}" if said else ""
 
     def _is_over(self, name: str, round_: int) -> bool:
-        """Return whether nothing is done for a subtask after this round."""
+        """Return whether nothing is done for a subtask, nor for its group, after this round."""
+        return all(self._is_done(member, round_) for member in self._groups.of(name))
+
+    def _is_done(self, name: str, round_: int) -> bool:
         until = self._subtasks[name].until_round
         return name in self._stopped or (until is not None and round_ >= until)
 

@@ -191,6 +191,8 @@ class SubtaskTerms(Frozen):
         teacher: an imported model that joins as a teacher or as the start.
         root: labelled rows at the server, for rules that need them.
         part_of: the whole of which this is a part; written by ``[decomposition.NAME]``.
+        family: those with whom it may share rows, whose sides are then the same for all; written by
+            ``[decomposition.NAME] by = "affinity"``.
     """
 
     kind: Name
@@ -222,6 +224,7 @@ class SubtaskTerms(Frozen):
     fusion: FusionTerms | None = None
     coordination: Coordination | None = None
     part_of: Name | None = None
+    family: Name | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -261,9 +264,13 @@ class SubtaskTerms(Frozen):
 
 
 class EgressTerms(Frozen):
-    """What a site lets out. A scenario allows all unless it says otherwise."""
+    """What a site lets out. A scenario allows all unless it says otherwise.
+
+    ``affinities``: sums of what a step for one subtask did to the loss of another, where they train together.
+    """
 
     models: bool = True
+    affinities: bool = True
     label_histogram: Literal["exact", "rounded", "mask"] = "exact"
 
 

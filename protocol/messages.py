@@ -197,8 +197,10 @@ class Subtask(Frozen):
     of the federated preprocessing, once its statistics have been merged. ``asks`` is what a
     contribution has to say beside its arrays; ``selective`` the share of its own rows that a site
     may find unlike itself before it abstains from such rows of the public set. ``part`` says, where the
-    subtask is part of a whole, which of the whole's rows are its own. ``upstream`` are the subtasks that it
-    comes after and those that they come after themselves, each after all that it names.
+    subtask is part of a whole, which of the whole's rows are its own. ``family`` names those with which it
+    may share rows: they are split by their inputs, whatever the label (``collab.data.content``).
+    ``upstream`` are the subtasks that it comes after and those that they come after themselves, each after
+    all that it names.
     """
 
     name: Name
@@ -217,6 +219,7 @@ class Subtask(Frozen):
     personal: Personal | None = None
     prototypes: PrototypeSpec | None = None
     part: PartOf | None = None
+    family: Name | None = None
     public_digest: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     preprocessing: Json | None = None
     upstream: Annotated[tuple[Upstream, ...], Field(max_length=100)] = ()
@@ -283,11 +286,35 @@ class Trial(Frozen):
     loss_sums: Annotated[dict[Name, Amount], Field(max_length=100)]
 
 
+class Joint(Frozen):
+    """What one assignment trains together, with one encoder and a head for each.
+
+    Attributes:
+        subtasks: those that the site has; their preprocessing is the assignment's.
+        importances: what each one's loss counts in the sum.
+        every: measure affinities before every so many batches; None: do not.
+        budget: the share of the updates that the site makes.
+    """
+
+    subtasks: Annotated[tuple[Subtask, ...], Field(min_length=1, max_length=64)]
+    importances: Annotated[tuple[Annotated[float, Field(gt=0, le=1e12)], ...], Field(max_length=64)]
+    every: int | None = Field(None, ge=1, le=10**6)
+    budget: float = Field(1.0, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Joint:
+        names = {subtask.name for subtask in self.subtasks}
+        if not len(names) == len(self.subtasks) == len(self.importances):
+            raise ValueError("subtasks must have different names, and one importance each")
+        return self
+
+
 class Assignment(Frozen):
     """One (subtask, site, round), with the model that the site is to use.
 
     ``budget`` is, where the work is no round's (``train.finish``, ``train.alone``), how many rounds'
-    worth of local epochs it may take.
+    worth of local epochs it may take. ``joint`` says what ``train.joint`` trains under the name of the
+    subtask that leads, which the site itself need not have.
     """
 
     run: Name
@@ -297,6 +324,7 @@ class Assignment(Frozen):
     site: Name
     attempt: int = Field(1, ge=1, le=1000)
     model: Name
+    joint: Joint | None = None
 
     @property
     def id(self) -> str:
@@ -308,7 +336,7 @@ class Contribution(Frozen):
     """What a site gives back for an assignment; its arrays travel beside it.
 
     ``steps`` is how many optimiser steps it made, ``accuracy`` its own model's on its validation
-    rows, where the subtask asks for it.
+    rows, where the subtask asks for it. ``looked`` is what of ``examples_processed`` affinities took.
     """
 
     run: Name
@@ -321,6 +349,7 @@ class Contribution(Frozen):
     num_examples: Annotated[int, Field(ge=1, le=10**12)]
     examples_processed: Count
     steps: Count = 0
+    looked: Count = 0
     accuracy: float | None = Field(None, ge=0, le=1)
     class_counts: Counts = ()
     digest: str = Field(pattern=r"^[0-9a-f]{64}$")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,7 @@ from protocol.errors import ConsiliumError, RunError
 from protocol.messages import Capability, Contribution, assignment_id
 from server import ballots
 from server.courier import Account, Arrival, Courier, Letter
+from server.families import Family, said
 from server.learner import Learner
 from server.preparation import predicted_seconds
 from server.roll_call import RollCall, admit, dismiss, nobody
@@ -72,6 +73,7 @@ class Conductor:
     notes: list[str] = field(default_factory=list)
     roll_call: RollCall = nobody
     settle: Settler = nothing
+    families: Sequence[Family] = ()
     curves: dict[str, list[CurvePoint]] = field(default_factory=dict)
     coverage: list[dict[str, Any]] = field(default_factory=list)
     discarded: list[Discard] = field(default_factory=list)
@@ -203,7 +205,12 @@ class Conductor:
 
     def _aggregate(self, instruction: Aggregate) -> None:
         name = instruction.subtask
-        self._credits[name] = self.learners[name].aggregate(instruction.assignments, self.notes)
+        credits_ = self.learners[name].aggregate(instruction.assignments, self.notes)
+        self._credits |= dict.fromkeys(self.machine.groups.led_by(name), credits_)
+        for family in self.families:
+            if (grouped := family.decide(instruction, self.courier.now_s)) is not None:
+                self._events.append(grouped)  # before what is measured now, so before the next round
+                self.listener({"type": "stage", "text": said(grouped)})
         self._cover(instruction.round, instruction.subtask, instruction.coverage)
 
     def _call_the_roll(self, round_: int) -> None:

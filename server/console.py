@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from collab.metrics import LOWER_IS_BETTER
+from server.family_view import affinity_table, families, families_table, wholes
 from server.reading import SiteResult, at, headline, methods, names, site_results
 from server.units import MISSING, duration, metric_name, nbytes, number, plain
 from server.verdict import Comparison, Verdict
@@ -36,11 +37,15 @@ def result_table(summary: Mapping[str, Any]) -> RenderableType:
     answer = headline(summary)
     parts: list[RenderableType] = [Text(f"Did collaborating pay? {answer.title}", style="bold")]
     parts += [Text(line) for line in answer.lines]
-    if wholes := at(summary, "decompositions"):
-        by_modality = {name: whole for name, whole in wholes.items() if at(whole, "by") == "modality"}
-        by_labels = {name: whole for name, whole in wholes.items() if name not in by_modality}
+    decompositions = at(summary, "decompositions")
+    if whole := wholes(decompositions):
+        by_modality = {name: one for name, one in whole.items() if at(one, "by") == "modality"}
+        by_labels = {name: one for name, one in whole.items() if name not in by_modality}
         parts += [Text(), _wholes_table(by_labels)] if by_labels else []
         parts += [Text(), _modalities_table(by_modality)] if by_modality else []
+    if family := families(decompositions):
+        parts += [Text(), families_table(family)]
+        parts += [affinity_table(name, one) for name, one in family.items() if at(one, "affinity")]
     if chains := at(summary, "chains"):
         parts += [Text(), _chains_table(chains)]
     parts += [Text(), _methods_table(summary), Text(), _sites_table(summary), _totals(summary)]
@@ -120,12 +125,12 @@ def _site_row(row: SiteResult) -> list[Text]:
     return [Text(plain(row.subtask)), *map(Text, figures), result, Text(number(row.fusion_weight))]
 
 
-def _wholes_table(wholes: Mapping[str, Any]) -> Table:
+def _wholes_table(found: Mapping[str, Any]) -> Table:
     table = _table("Wholes: what the parts' final models answer together")
     for heading in ("whole, metric", "fusion", "global", "own", "naive", "refused outside"):
         left = heading in ("whole, metric", "fusion")
         table.add_column(heading, justify="left" if left else "right", overflow="fold")
-    for name, whole in wholes.items():
+    for name, whole in found.items():
         label = f"{plain(name)}, {metric_name(whole['metric'])}"
         figures = [number(at(whole, key)) for key in ("global", "own", "closed_set", "recall_outside")]
         table.add_row(Text(label), plain(whole["fusion"]).replace("_", " "), *figures)

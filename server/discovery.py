@@ -98,7 +98,7 @@ def opened(reply: Message, collaboration: Collaboration, taken: Container[str]) 
 
 def _with_parts(offered: Mapping[str, int], collaboration: Collaboration) -> dict[str, int]:
     """Return what a site offers, data of a whole being data of all its parts."""
-    wholes = [name for name in offered if name in collaboration.decomposition]
+    wholes = [name for name in offered if name in collaboration.wholes]
     return dict(offered) | {
         part: offered[whole] for whole in wholes for part in collaboration.parts_of(whole).values()
     }

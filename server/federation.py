@@ -25,6 +25,7 @@ from protocol.messages import Capability
 from server.conductor import Conductor, Listener
 from server.courier import Courier, SimulatedCourier, WallCourier
 from server.discovery import discover, joins_later
+from server.families import alike, families_of
 from server.finale import Outcome, conclude
 from server.learners import make
 from server.models import write_models, write_state
@@ -81,7 +82,7 @@ def federate(
     tell({"type": "stage", "text": "merging statistics"})
     prepared = {
         name: with_sets(collaboration, one)
-        for name, one in prepare(courier, collaboration, capabilities, notes).items()
+        for name, one in alike(collaboration, prepare(courier, collaboration, capabilities, notes)).items()
     }
     spool = Spool(terms.folder / "contributions")
     learners = {name: make(collaboration, one, terms.run, spool) for name, one in prepared.items()}
@@ -94,6 +95,7 @@ def federate(
             *(collaboration, terms.run, courier, learners, log, tell, notes),
             roll_call=roll_call,
             settle=chains.settle,
+            families=families_of(collaboration, learners),
         )
         stopped = _conduct(conductor, capabilities)
     outcomes = _conclude(conductor, chains, terms, tell)
@@ -101,7 +103,8 @@ def federate(
     wall_s = time.monotonic() - started
     summary = build_summary(conductor, outcomes, engine=terms.engine, wall_s=wall_s, ended=conductor.ended)
     per_part = {name: entry["collaboration"]["global"] for name, entry in summary["subtasks"].items()}
-    summary["decompositions"] = as_json(wholes, per_part)
+    families = {family.name: family.as_json() for family in conductor.families}
+    summary["decompositions"] = as_json(wholes, per_part) | families
     summary["chains"] = chain_entries(collaboration, outcomes, per_part)
     for name, outcome in outcomes.items():
         settled = chains.settled.get(name)
@@ -177,7 +180,7 @@ def _raw(rows: Examples) -> NDArray[np.float32] | None:
 def _unspent(conductor: Conductor, subtask: str) -> dict[str, int]:
     """Return how many of the run's rounds each site did not contribute to the subtask."""
     cohorts = [*conductor.machine.history, *conductor.machine.cohorts.values()]
-    tasks = [t for c in cohorts if c.subtask == subtask for t in c.tasks.values()]
+    tasks = [t for c in cohorts for t in c.tasks.values() if subtask in t.of]
     given = Counter(t.send.site for t in tasks if t.outcome == "contributed")
     rounds = conductor.collaboration.rounds
     return {site: rounds - given[site] for site in conductor.learners[subtask].prepared.sites}

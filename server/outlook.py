@@ -22,6 +22,7 @@ from protocol.errors import RunError
 from server.conductor import Conductor
 from server.courier import SimulatedCourier
 from server.discovery import discover, joins_later
+from server.families import alike
 from server.federation import with_sets
 from server.learners import make
 from server.preparation import prepare
@@ -68,7 +69,7 @@ def outlook(grid: Grid, collaboration: Collaboration) -> Outlook:
     courier = SimulatedCourier(grid, nodes, collaboration.sites, collaboration.seed)
     prepared = {
         name: with_sets(collaboration, one)
-        for name, one in prepare(courier, collaboration, capabilities, notes).items()
+        for name, one in alike(collaboration, prepare(courier, collaboration, capabilities, notes)).items()
     }
     with TemporaryDirectory() as scratch, closing(Spool(Path(scratch) / "contributions")) as spool:
         learners = {name: make(collaboration, one, "plan", spool) for name, one in prepared.items()}
@@ -93,14 +94,14 @@ def _outlook(
     for subtask in request.subtasks:
         for site in request.sites:
             key = (site.name, subtask.name)
-            models = machine.roster.sites[site.name].models
+            models, group = machine.roster.sites[site.name].models, subtask.together or (subtask.name,)
             chosen = sent.get(key)
             pairs.append(
                 Pair(
                     site.name,
                     subtask.name,
                     site.examples.get(subtask.name, 0),
-                    models.get(subtask.name, ""),
+                    next((models[name] for name in group if name in models), ""),
                     request.belief(*key).seconds if subtask.name in site.examples else 0.0,
                     tuple(obstacles(subtask, site, request.rules)),
                     chosen is not None,
@@ -127,6 +128,7 @@ def shown(found: Outlook, collaboration: Collaboration) -> RenderableType:
     """Return what ``plan`` shows a person."""
     return Group(
         _subtasks(collaboration),
+        *_families(collaboration),
         *_levels(found),
         *(_able(found, name) for name in dict.fromkeys(p.subtask for p in found.pairs)),
         *(f"{name}: nobody in the first round: {why}" for name, why in found.unserved.items()),
@@ -141,6 +143,15 @@ def _subtasks(collaboration: Collaboration) -> Table:
         rounds = f"{terms.from_round} to {last}"
         table.add_row(name, terms.kind, terms.exchange, str(terms.metric), f"{terms.importance:g}", rounds)
     return table
+
+
+def _families(collaboration: Collaboration) -> Iterator[str]:
+    """Yield who trains together at first."""
+    for name, terms in sorted(collaboration.families.items()):
+        yield (
+            f"{name}: {', '.join(terms.subtasks)} train together for {terms.merge_rounds} rounds, "
+            f"led by {terms.subtasks[0]}; then in groups"
+        )
 
 
 def _levels(found: Outlook) -> Iterator[str]:

@@ -74,7 +74,7 @@ def predict(folder: Path, subtask: str, source: Path, site: str | None = None) -
     # A whole has no models of its own: only where there are none is it looked for.
     if not (folder / "models" / subtask / MANIFEST).is_file() and (folder / COLLABORATION).is_file():
         collaboration = _collaboration(folder)
-        if subtask in collaboration.decomposition:
+        if subtask in collaboration.wholes:
             return _whole(folder, collaboration, subtask, source, site)
     manifest = read_manifest(folder, subtask)
     x = _inputs(folder, manifest, source)
@@ -107,7 +107,7 @@ def _whole(
     """Return the fused answer of a decomposition, made as it was measured: of the parts' final models."""
     if site is not None:
         raise DataError(f"'{name}' is answered by its parts' final models, the same at all sites: no --site")
-    terms, found = collaboration.decomposition[name], {}
+    terms, found = collaboration.wholes[name], {}
     for part, subtask in collaboration.parts_of(name).items():
         manifest = read_manifest(folder, subtask)
         finals = [c for c in manifest.candidates if c.name == FINAL]

@@ -228,6 +228,7 @@ def describe(collaboration: Collaboration, name: str) -> Subtask:
         personal=terms.personal,
         prototypes=terms.prototypes,
         part=collaboration.view_of(name),
+        family=terms.family,
         upstream=_upstream(collaboration, name) if terms.after else (),
     )
 

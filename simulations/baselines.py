@@ -97,6 +97,9 @@ def smallest_common(collaboration: Collaboration) -> Collaboration:
     for profile in tables["sites"].values():
         if profile.get("attack") not in on_weights:
             profile.pop("attack", None)
+    tables["decomposition"] = {
+        name: table for name, table in tables["decomposition"].items() if table["by"] != "affinity"
+    }
     tables["allocation"] = {"policy": "everyone"}
     tables["fusion"] = {"rule": "own_pool"}
     tables["coordination"] = {**tables["coordination"], "min_coverage": 0.0}

@@ -36,6 +36,7 @@ class SubtaskView:
     loss: float = 1.0  # f_k: smoothed validation loss over that of the best constant answer
     weight: float = 1.0  # f_k^(α-1), what the objective Σ λ_k f_k^α says of it beside its importance
     exploration: float = 1.0  # above 1 for a while after a drift alarm
+    together: tuple[str, ...] = ()  # whose training this is, where it leads a group (``joint_views``)
 
 
 @dataclass(frozen=True)

@@ -219,6 +219,12 @@ class DataConfig(Frozen):
             c for c in (self.target, self.site, self.split.group, self.split.column) if c is not None
         )
 
+    @property
+    def source(self) -> tuple[object, ...]:
+        """What is read: two blocks of one source read the same rows, whatever they make of them."""
+        files = None if self.files is None else tuple(sorted(self.files.items()))
+        return (self.format, self.name, self.path, files)
+
     def _not_features(self) -> tuple[str, ...]:
         return (*self.roles, *self.drop, *self.categorical)
 

@@ -191,7 +191,7 @@ def conflicts(own: DataConfig, others: DataConfig) -> Iterator[str]:
     Sides that are drawn depend on the rows that a subtask deals out, so they differ even within one
     block. Blocks of unlike files are never in conflict: nothing is known of their rows.
     """
-    if _source(own) != _source(others):
+    if own.source != others.source:
         return
     if not _same_sides(own, others):
         yield (
@@ -201,11 +201,6 @@ def conflicts(own: DataConfig, others: DataConfig) -> Iterator[str]:
     for reads, target in ((own, others.target), (others, own.target)):
         if target is not None and reads.target != target and _is_feature(target, reads):
             yield f"column '{target}' is a target, and the other reads it as a feature: drop it there"
-
-
-def _source(config: DataConfig) -> tuple[object, ...]:
-    files = sorted(config.files.items()) if config.files else None
-    return (config.format, config.name, config.path, files)
 
 
 def _same_sides(own: DataConfig, others: DataConfig) -> bool:

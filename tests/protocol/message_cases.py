@@ -39,6 +39,7 @@ SUBTASK = m.Subtask(
     personal=m.Personal(rule="fedrep"),
     prototypes=m.PrototypeSpec(dim=16),
     part=m.PartOf(whole="cells", labels=("b", "m", "?"), classes=(0, 1, None)),
+    family="signs",
     public_digest="0" * 64,
     preprocessing="{}",
     upstream=(STAIN, ORGAN),
@@ -52,9 +53,13 @@ SUBTASK_JSON = (
     '"wire":{"form":"topk","top_k":2},"asks":["accuracy"],"selective":0.25,'
     '"personal":{"rule":"fedrep","head_epochs":1,"strength":0.1},"prototypes":{"dim":16,"strength":1.0},'
     '"part":{"whole":"cells","labels":["b","m","?"],"classes":[0,1,null],"columns":[],"image":false},'
+    '"family":"signs",'
     f'"public_digest":"{"0" * 64}","preprocessing":"{{}}",'
     f'"upstream":[{STAIN_JSON},{ORGAN_JSON}]}}'
 )
+
+JOINT = m.Joint(subtasks=(SUBTASK,), importances=(2,), every=5, budget=0.5)
+JOINT_JSON = f'{{"subtasks":[{SUBTASK_JSON}],"importances":[2.0],"every":5,"budget":0.5}}'
 
 CASES: tuple[tuple[m.Frozen, str], ...] = (
     (SUBTASK, SUBTASK_JSON),
@@ -120,12 +125,15 @@ CASES: tuple[tuple[m.Frozen, str], ...] = (
         '{"site":"north","subtask":"tumour","num_examples":20,"loss_sums":{"linear":1.25}}',
     ),
     (
-        m.Assignment(run="r1", round=3, budget=4, subtask=SUBTASK, site="north", attempt=2, model="linear"),
+        m.Assignment(
+            run="r1", round=3, budget=4, subtask=SUBTASK, site="north", attempt=2, model="linear", joint=JOINT
+        ),
         (
             f'{{"run":"r1","round":3,"budget":4,"subtask":{SUBTASK_JSON},"site":"north","attempt":2,'
-            '"model":"linear"}'
+            f'"model":"linear","joint":{JOINT_JSON}}}'
         ),
     ),
+    (JOINT, JOINT_JSON),
     (
         m.Contribution(
             run="r1",
@@ -138,13 +146,14 @@ CASES: tuple[tuple[m.Frozen, str], ...] = (
             num_examples=340,
             examples_processed=680,
             steps=22,
+            looked=40,
             accuracy=0.75,
             class_counts=(1, 0),
             digest="f" * 64,
         ),
         (
             '{"run":"r1","round":3,"subtask":"tumour","site":"north","attempt":2,"model":"linear",'
-            '"exchange":"soft_labels","num_examples":340,"examples_processed":680,"steps":22,'
+            '"exchange":"soft_labels","num_examples":340,"examples_processed":680,"steps":22,"looked":40,'
             '"accuracy":0.75,"class_counts":[1.0,0.0],'
             f'"digest":"{"f" * 64}"}}'
         ),
