@@ -15,16 +15,10 @@ from clients import ballots, joint, measure, prototypes, soft_labels, weights, w
 from clients.site import Site, from_context
 from clients.state import SiteState
 from clients.work import Desk
+from protocol.bounds import Frozen
 from protocol.errors import ConsiliumError, MessageError
-from protocol.messages import (
-    Assignment,
-    EvaluationRequest,
-    Frozen,
-    FusionRequest,
-    Refusal,
-    SubtaskQuery,
-    WholeRequest,
-)
+from protocol.fusing import FusionRequest, WholeRequest
+from protocol.messages import Assignment, EvaluationRequest, Refusal, SubtaskQuery
 from protocol.records import attached, detach, pack, unpack
 
 ROOT = Path(__file__).resolve().parent.parent

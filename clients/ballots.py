@@ -9,7 +9,7 @@ from clients.measure import candidate_outputs, forward_cost, targets
 from clients.work import Desk
 from collab.metrics import PROBABILITY_FLOOR
 from protocol.arrays import Arrays
-from protocol.messages import BallotPaper, FusionRequest
+from protocol.fusing import BallotPaper, FusionRequest
 
 Floats = NDArray[np.float64]
 

@@ -22,14 +22,8 @@ from collab.sparse import compress
 from collab.training import Rows
 from protocol.arrays import Arrays
 from protocol.errors import MessageError
-from protocol.messages import (
-    FINAL,
-    Candidate,
-    Evaluation,
-    EvaluationRequest,
-    FusionRequest,
-    LocalModel,
-)
+from protocol.fusing import FINAL, Candidate, FusionRequest
+from protocol.messages import Evaluation, EvaluationRequest, LocalModel
 
 Floats = NDArray[np.float64]
 

@@ -24,7 +24,8 @@ from collab.settings import validate
 from collab.sparse import compress
 from protocol.arrays import Arrays
 from protocol.errors import MessageError
-from protocol.messages import Evaluation, Subtask, WholePart, WholeRequest
+from protocol.fusing import WholePart, WholeRequest
+from protocol.messages import Evaluation, Subtask
 
 
 def evaluate_whole(

@@ -32,8 +32,10 @@ from collab.terms import (
     SubtaskTerms,
     wire_of,
 )
+from protocol.bounds import Frozen, Name
 from protocol.errors import ConfigError
-from protocol.messages import FINAL, Frozen, Name, PartOf
+from protocol.fusing import FINAL
+from protocol.parts import PartOf
 
 
 class Collaboration(Frozen):

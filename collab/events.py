@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from protocol.messages import Amount, Capability, Count, Frozen, Name, Round, Text
+from protocol.bounds import Amount, Count, Frozen, Name, Round, Text
+from protocol.messages import Capability
 
 AssignmentKey = Annotated[str, Field(max_length=400)]
 Seconds = Amount

@@ -15,7 +15,7 @@ from collab.data.formats import load, load_public
 from collab.decomposition.view import inputs_of, rows_of
 from collab.kinds.contract import Kind
 from protocol.errors import ConfigError, DataError
-from protocol.messages import PartOf
+from protocol.parts import PartOf
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,8 @@ from pydantic import Field, model_validator
 
 from collab import compositions
 from collab.teacher import TeacherFile
-from protocol.messages import (
-    DigestSpec,
-    Exchange,
-    Frozen,
-    Label,
-    Name,
-    Names,
-    Personal,
-    PrototypeSpec,
-    TrainSpec,
-    Wire,
-    WireForm,
-)
+from protocol.bounds import Exchange, Frozen, Label, Name, Names, WireForm
+from protocol.messages import DigestSpec, Personal, PrototypeSpec, TrainSpec, Wire
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=1e12)]

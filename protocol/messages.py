@@ -8,35 +8,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
+
+from protocol.bounds import (
+    Amount,
+    Count,
+    Counts,
+    Exchange,
+    Frozen,
+    Json,
+    Labels,
+    Name,
+    Round,
+    Rows,
+    Temperature,
+    Text,
+    WireForm,
+)
+from protocol.parts import PartOf, Upstream
 
 PROTOCOL_VERSION = 1
-
-# Names of sites, subtasks, models and rules appear in paths, logs and HTML.
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Text = Annotated[str, StringConstraints(max_length=500)]
-Json = Annotated[str, StringConstraints(max_length=4 * 2**20)]
-Count = Annotated[int, Field(ge=0, le=10**12)]
-Amount = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
-Round = Annotated[int, Field(ge=0, le=10**6)]
-Labels = Annotated[tuple[Label, ...], Field(max_length=100_000)] | Annotated[int, Field(ge=0, le=100_000)]
-Names = Annotated[tuple[Name, ...], Field(max_length=100)]
-Counts = Annotated[tuple[Amount, ...], Field(max_length=100_000)]
-
-# The candidate of a fusion that the collaboration itself made: aggregated, or the student.
-FINAL = "final"
-
-Exchange = Literal["weights", "soft_labels", "prototypes"]
-WireForm = Literal["fp32", "fp16", "uint8", "topk", "int8_delta"]
-Rows = Literal["validation", "test"]
-Temperature = Annotated[float, Field(ge=0.01, le=100)]
-
-
-class Frozen(BaseModel):
-    """Immutable, with no unknown field and no infinite number."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TrainSpec(Frozen):
@@ -127,66 +118,6 @@ class PrototypeSpec(Frozen):
 
     dim: int = Field(64, ge=1, le=100_000)
     strength: float = Field(1.0, ge=0, le=1e4)
-
-
-class PartOf(Frozen):
-    """Which rows of a whole classification a part of it takes, and as which of its own classes.
-
-    ``classes`` has one entry for each of the whole's ``labels``: the part's class, None where it takes none.
-    ``columns`` (with the wildcards * and ?) or ``image`` are the inputs of a modality, and then only rows
-    that have them are taken; with neither the part sees all inputs.
-    """
-
-    whole: Name
-    labels: Annotated[tuple[Label, ...], Field(max_length=100_000)]
-    classes: Annotated[tuple[Annotated[int, Field(ge=0, lt=100_000)] | None, ...], Field(max_length=100_000)]
-    columns: Annotated[tuple[Label, ...], Field(max_length=10_000)] = ()
-    image: bool = False
-
-    @model_validator(mode="after")
-    def _one_class_a_label(self) -> PartOf:
-        if len(self.labels) != len(self.classes):
-            raise ValueError("classes must have one entry for each of labels")
-        if self.image and self.columns:
-            raise ValueError("a modality is columns or the image, not both")
-        return self
-
-    @property
-    def is_modality(self) -> bool:
-        """Whether the part sees some of the whole's inputs alone."""
-        return self.image or bool(self.columns)
-
-
-class SettledModel(Frozen):
-    """A final model that no longer changes, as subtasks that come after it use it.
-
-    ``digest`` is that of its arrays, which travel once to each site; ``preprocessing`` is its own. It gives
-    probabilities at ``temperature``, or one value as (value - ``mean``) / ``scale``.
-    """
-
-    model: Name
-    digest: str = Field(pattern=r"^[0-9a-f]{64}$")
-    preprocessing: Json
-    temperature: Temperature = 1.0
-    mean: float = Field(0.0, ge=-1e15, le=1e15)
-    scale: float = Field(1.0, gt=0, le=1e15)
-
-
-class Upstream(Frozen):
-    """A subtask that another comes after, directly or (not ``direct``) by way of a third.
-
-    Only the ``outputs`` of direct ones are appended to the other's inputs; ``after`` names those that it
-    takes itself. ``whole`` is what it is a part of, if of anything: a site reads both from one data block.
-    ``settled`` is its final model, once it is over.
-    """
-
-    name: Name
-    kind: Name
-    outputs: int = Field(ge=1, le=100_000)
-    after: Names = ()
-    direct: bool = True
-    whole: Name | None = None
-    settled: SettledModel | None = None
 
 
 class Subtask(Frozen):
@@ -387,87 +318,6 @@ class Evaluation(Frozen):
     subtask: Name
     site: Name
     num_examples: Count
-    examples_processed: Count = 0
-
-
-class Candidate(Frozen):
-    """One model of a fusion: where it comes from, which architecture it is, and its calibration."""
-
-    name: Name
-    model: Name
-    temperature: Temperature = 1.0
-
-
-class FusionRequest(Frozen):
-    """Evaluate candidates on one split; on ``test`` with the fitted fusion and the class counts of all.
-
-    Without candidates a site measures what it deploys by itself. A rule that learns in several
-    exchanges sends the candidates' arrays with ``step`` 0 alone; the site keeps their outputs.
-    """
-
-    run: Name
-    subtask: Subtask
-    site: Name
-    rule: Name
-    rows: Rows
-    step: int = Field(0, ge=0, le=10_000)
-    candidates: Annotated[tuple[Candidate, ...], Field(max_length=1000)]
-    class_counts: Counts = ()
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> FusionRequest:
-        if len({c.name for c in self.candidates}) != len(self.candidates):
-            raise ValueError("two candidates have one name")
-        return self
-
-
-class WholePart(Frozen):
-    """One part of a whole: its short name, and its final model, whose arrays travel under its index."""
-
-    name: Name
-    subtask: Subtask
-    model: Name
-    temperature: Temperature = 1.0
-
-
-class WholeRequest(Frozen):
-    """Measure on the site's test rows of a whole what the final models of its parts answer together.
-
-    By labels ``groups`` are those of each group, ``outside`` the label of rows of no group. By modality
-    (fusion ``product``) each part's view says its inputs, and the class priors travel as arrays.
-    """
-
-    run: Name
-    whole: Name
-    site: Name
-    groups: Annotated[
-        dict[Name, Annotated[tuple[Label, ...], Field(max_length=10_000)]], Field(max_length=1_000)
-    ] = {}
-    outside: Label | None = None
-    fusion: Literal["soft_gate", "hard_gate", "closed_set", "open_set", "product"]
-    parts: Annotated[tuple[WholePart, ...], Field(min_length=1, max_length=1_001)]
-
-    @model_validator(mode="after")
-    def _groups_or_modalities(self) -> WholeRequest:
-        if (self.fusion == "product") != (not self.groups and self.outside is None):
-            raise ValueError(
-                "fusion 'product' is of modalities, which have no groups; every other needs them"
-            )
-        return self
-
-
-class BallotPaper(Frozen):
-    """A site's vote on the others' models by its own validation rows: a ranking, and no figures.
-
-    ``order`` is best first and leaves the site itself out; it is empty where the site has no validation
-    rows. ``approved`` beat the best constant answer there.
-    """
-
-    run: Name
-    subtask: Name
-    site: Name
-    order: Annotated[tuple[Name, ...], Field(max_length=1000)]
-    approved: Annotated[tuple[Name, ...], Field(max_length=1000)] = ()
     examples_processed: Count = 0
 
 

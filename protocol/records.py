@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from protocol.arrays import Arrays
+from protocol.bounds import Frozen
 from protocol.codec import decode, encode
 from protocol.errors import MessageError, VersionError
-from protocol.messages import PROTOCOL_VERSION, Frozen
+from protocol.messages import PROTOCOL_VERSION
 
 HEAD = "consilium"
 ARRAYS = "arrays"

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from collab.rng import generator
 from collab.terms import SiteProfile
+from protocol.bounds import Frozen
 from protocol.errors import ProtocolError, RunError
-from protocol.messages import Frozen, Refusal
+from protocol.messages import Refusal
 from protocol.records import HEAD, unpack, wire_bytes
 from server.units import plain
 

@@ -9,8 +9,10 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from collab.collaboration import Collaboration
+from protocol.bounds import Frozen
 from protocol.errors import ConsiliumError, MessageError, RunError
-from protocol.messages import FINAL, Capability, Frozen
+from protocol.fusing import FINAL
+from protocol.messages import Capability
 from protocol.records import pack
 from server.courier import open_reply
 

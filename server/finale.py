@@ -18,14 +18,8 @@ from collab.plugins import load
 from collab.sparse import expand
 from protocol.arrays import Arrays, check, check_finite
 from protocol.errors import ConsiliumError, MessageError
-from protocol.messages import (
-    FINAL,
-    Assignment,
-    Candidate,
-    Contribution,
-    Evaluation,
-    EvaluationRequest,
-)
+from protocol.fusing import FINAL, Candidate
+from protocol.messages import Assignment, Contribution, Evaluation, EvaluationRequest
 from protocol.records import pack
 from server.courier import Courier, Letter
 from server.evaluations import kind_task, paired_spec

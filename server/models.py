@@ -12,9 +12,12 @@ from pydantic import Field, ValidationError
 
 from collab.fusion.pool import PoolState, pool_from_arrays, pool_to_arrays
 from protocol.arrays import Arrays
+from protocol.bounds import Frozen, Name
 from protocol.codec import decode, encode
 from protocol.errors import ConsiliumError, DataError
-from protocol.messages import FINAL, Candidate, Frozen, Name, SettledModel, Subtask
+from protocol.fusing import FINAL, Candidate
+from protocol.messages import Subtask
+from protocol.parts import SettledModel
 from protocol.records import MAX_ARRAY_BYTES
 from server.finale import Outcome
 

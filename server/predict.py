@@ -30,7 +30,7 @@ from collab.settings import parse, parse_toml, read_text
 from collab.training import predict as model_outputs
 from protocol.arrays import check, spec_of
 from protocol.errors import DataError
-from protocol.messages import FINAL, Candidate
+from protocol.fusing import FINAL, Candidate
 from server.federation import COLLABORATION
 from server.models import FUSION, MANIFEST, Manifest, pool_arrays, read_arrays, read_manifest, read_upstream
 

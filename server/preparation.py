@@ -22,16 +22,8 @@ from collab.soft_labels import contract as soft_labels
 from collab.terms import ModelChoice, SubtaskTerms, wire_of
 from protocol.arrays import digest, num_bytes
 from protocol.errors import ConfigError, ConsiliumError, MessageError, RunError
-from protocol.messages import (
-    Capability,
-    DataSummary,
-    DigestSpec,
-    Subtask,
-    SubtaskQuery,
-    TrainSpec,
-    Trial,
-    Upstream,
-)
+from protocol.messages import Capability, DataSummary, DigestSpec, Subtask, SubtaskQuery, TrainSpec, Trial
+from protocol.parts import Upstream
 from protocol.records import pack
 from server.courier import Arrival, Courier, Letter, Patience, gather
 from server.data_summaries import open_summaries

@@ -18,7 +18,8 @@ from collab.collaboration import Collaboration, metric_of
 from collab.decomposition.dag import ancestors, edges, levels
 from protocol.arrays import Arrays, digest
 from protocol.errors import ProtocolError
-from protocol.messages import Refusal, SettledModel
+from protocol.messages import Refusal
+from protocol.parts import SettledModel
 from protocol.records import HEAD, attach, unpack
 from server import measured
 from server.courier import Account, Arrival, Courier, Letter

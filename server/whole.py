@@ -20,7 +20,8 @@ from collab.decomposition.whole_labels import FUSED, NAIVE, OUTSIDE
 from collab.paired import LOSSES, difference
 from collab.sparse import expand
 from protocol.errors import ConsiliumError, MessageError
-from protocol.messages import Evaluation, WholePart, WholeRequest
+from protocol.fusing import WholePart, WholeRequest
+from protocol.messages import Evaluation
 from protocol.records import pack
 from server.courier import Arrival, Courier, Letter
 from server.learner import Learner

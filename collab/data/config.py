@@ -15,9 +15,9 @@ from collab.data.limits import MAX_COLUMNS
 from collab.data.ngrams import Recipe
 from collab.data.partition_config import PartitionConfig
 from collab.data.split_config import SplitConfig
+from protocol.bounds import Frozen, Label
+from protocol.bounds import Name as SiteName
 from protocol.errors import ConfigError
-from protocol.messages import Frozen, Label
-from protocol.messages import Name as SiteName
 
 __all__ = ["DataConfig", "Inputs", "Labels", "Output", "PartitionConfig", "SplitConfig", "Wanted"]
 

@@ -15,8 +15,8 @@ from pydantic import Field, model_validator
 from collab.decomposition.affinity import Options
 from collab.plugins import unknown
 from collab.terms import SubtaskTerms, wire_of
+from protocol.bounds import Frozen, Name
 from protocol.errors import ConfigError
-from protocol.messages import Frozen, Name
 
 # What all of a family say alike: one model is trained for all of them, at the same sites, in one piece.
 _ALIKE: Final = ("models", "train", "needs", "min_sites", "max_sites", "until_round", "coordination")

@@ -26,7 +26,8 @@ from collab.models.contract import build, from_arrays, inference_mib, to_arrays
 from collab.training import predict
 from protocol.arrays import Arrays, check, digest, spec_of
 from protocol.errors import ArraysError, MessageError, UpstreamError
-from protocol.messages import SettledModel, Subtask, Upstream
+from protocol.messages import Subtask
+from protocol.parts import SettledModel, Upstream
 
 Floats = NDArray[np.float32]
 # The rows as a preprocessing wants them: the same for all at a site, a file read anew for new rows.

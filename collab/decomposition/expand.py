@@ -19,8 +19,8 @@ from collab.decomposition.affinity_terms import AffinityTerms
 from collab.decomposition.label_hierarchy import parse
 from collab.decomposition.terms import RULES, LabelHierarchyTerms, WholeTerms, name_of
 from collab.plugins import unknown
+from protocol.bounds import Name
 from protocol.errors import ConfigError
-from protocol.messages import Name
 
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 

@@ -13,8 +13,9 @@ from collab.data.keys import FilePath
 from collab.decomposition.affinity_terms import AffinityTerms
 from collab.decomposition.label_hierarchy import GATE, Hierarchy, Part
 from collab.decomposition.modality_terms import ModalityTerms
+from protocol.bounds import Frozen, Label, Name
 from protocol.errors import ConfigError
-from protocol.messages import Frozen, Label, Name, PartOf
+from protocol.parts import PartOf
 
 Fusion = Literal["soft_gate", "hard_gate", "closed_set", "open_set"]
 GATED: Final = frozenset({"soft_gate", "hard_gate"})

@@ -20,7 +20,8 @@ from collab.models.contract import to_arrays
 from collab.sparse import expand
 from protocol.arrays import digest
 from protocol.errors import ArraysError, DataError, MessageError, UpstreamError
-from protocol.messages import FINAL, Candidate, FusionRequest, SettledModel
+from protocol.fusing import FINAL, Candidate, FusionRequest
+from protocol.parts import SettledModel
 from tests.chain_cases import two
 from tests.clients.desk_cases import RUN, assignment, desks, fresh, kept, request, told
 from tests.small import Named

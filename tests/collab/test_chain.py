@@ -15,7 +15,8 @@ from collab.models.contract import build, from_arrays, to_arrays
 from collab.training import predict
 from protocol.arrays import digest
 from protocol.errors import ArraysError, DataError, MessageError, UpstreamError
-from protocol.messages import SettledModel, Subtask, Upstream
+from protocol.messages import Subtask
+from protocol.parts import SettledModel, Upstream
 from tests.small import Named
 
 ROWS = of_table(

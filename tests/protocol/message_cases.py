@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import inspect
 
+from protocol import fusing, parts
 from protocol import messages as m
+from protocol.bounds import Frozen
 
-SETTLED = m.SettledModel(
+SETTLED = parts.SettledModel(
     model="linear", digest="a" * 64, preprocessing="{}", temperature=0.5, mean=-2, scale=4
 )
 SETTLED_JSON = (
     f'{{"model":"linear","digest":"{"a" * 64}","preprocessing":"{{}}",'
     '"temperature":0.5,"mean":-2.0,"scale":4.0}'
 )
-STAIN = m.Upstream(name="stain", kind="tabular_classification", outputs=3, direct=False, whole="dyes")
+STAIN = parts.Upstream(name="stain", kind="tabular_classification", outputs=3, direct=False, whole="dyes")
 STAIN_JSON = (
     '{"name":"stain","kind":"tabular_classification","outputs":3,"after":[],"direct":false,"whole":"dyes",'
     '"settled":null}'
 )
-ORGAN = m.Upstream(name="organ", kind="tabular_regression", outputs=1, after=("stain",), settled=SETTLED)
+ORGAN = parts.Upstream(name="organ", kind="tabular_regression", outputs=1, after=("stain",), settled=SETTLED)
 ORGAN_JSON = (
     '{"name":"organ","kind":"tabular_regression","outputs":1,"after":["stain"],"direct":true,"whole":null,'
     f'"settled":{SETTLED_JSON}}}'
@@ -38,7 +40,7 @@ SUBTASK = m.Subtask(
     selective=0.25,
     personal=m.Personal(rule="fedrep"),
     prototypes=m.PrototypeSpec(dim=16),
-    part=m.PartOf(whole="cells", labels=("b", "m", "?"), classes=(0, 1, None)),
+    part=parts.PartOf(whole="cells", labels=("b", "m", "?"), classes=(0, 1, None)),
     family="signs",
     public_digest="0" * 64,
     preprocessing="{}",
@@ -61,7 +63,7 @@ SUBTASK_JSON = (
 JOINT = m.Joint(subtasks=(SUBTASK,), importances=(2,), every=5, budget=0.5)
 JOINT_JSON = f'{{"subtasks":[{SUBTASK_JSON}],"importances":[2.0],"every":5,"budget":0.5}}'
 
-CASES: tuple[tuple[m.Frozen, str], ...] = (
+CASES: tuple[tuple[Frozen, str], ...] = (
     (SUBTASK, SUBTASK_JSON),
     (SETTLED, SETTLED_JSON),
     (ORGAN, ORGAN_JSON),
@@ -77,7 +79,9 @@ CASES: tuple[tuple[m.Frozen, str], ...] = (
         '{"loss":"mae_logits","epochs":0,"lr":0.001,"batch_size":64,"temperature":3.0}',
     ),
     (
-        m.BallotPaper(run="r", subtask="tumour", site="north", order=("south", "east"), approved=("south",)),
+        fusing.BallotPaper(
+            run="r", subtask="tumour", site="north", order=("south", "east"), approved=("south",)
+        ),
         (
             '{"run":"r","subtask":"tumour","site":"north","order":["south","east"],"approved":["south"],'
             '"examples_processed":0}'
@@ -172,18 +176,18 @@ CASES: tuple[tuple[m.Frozen, str], ...] = (
         '{"run":"r1","round":3,"subtask":"tumour","site":"north","num_examples":50,"examples_processed":0}',
     ),
     (
-        m.Candidate(name="final", model="linear", temperature=1.5),
+        fusing.Candidate(name="final", model="linear", temperature=1.5),
         '{"name":"final","model":"linear","temperature":1.5}',
     ),
     (
-        m.FusionRequest(
+        fusing.FusionRequest(
             run="r1",
             subtask=SUBTASK,
             site="north",
             rule="mean",
             rows="test",
             step=2,
-            candidates=(m.Candidate(name="final", model="linear"),),
+            candidates=(fusing.Candidate(name="final", model="linear"),),
         ),
         (
             f'{{"run":"r1","subtask":{SUBTASK_JSON},"site":"north","rule":"mean","rows":"test",'
@@ -191,26 +195,26 @@ CASES: tuple[tuple[m.Frozen, str], ...] = (
         ),
     ),
     (
-        m.PartOf(whole="w", labels=("a", "b"), classes=(None, 0)),
+        parts.PartOf(whole="w", labels=("a", "b"), classes=(None, 0)),
         '{"whole":"w","labels":["a","b"],"classes":[null,0],"columns":[],"image":false}',
     ),
     (
-        m.PartOf(whole="w", labels=("a",), classes=(0,), columns=("chol", "lab_*")),
+        parts.PartOf(whole="w", labels=("a",), classes=(0,), columns=("chol", "lab_*")),
         '{"whole":"w","labels":["a"],"classes":[0],"columns":["chol","lab_*"],"image":false}',
     ),
     (
-        m.WholePart(name="gate", subtask=SUBTASK, model="linear", temperature=0.5),
+        fusing.WholePart(name="gate", subtask=SUBTASK, model="linear", temperature=0.5),
         f'{{"name":"gate","subtask":{SUBTASK_JSON},"model":"linear","temperature":0.5}}',
     ),
     (
-        m.WholeRequest(
+        fusing.WholeRequest(
             run="r1",
             whole="cells",
             site="north",
             groups={"good": ("b",), "bad": ("m", "?")},
             outside="none",
             fusion="hard_gate",
-            parts=(m.WholePart(name="gate", subtask=SUBTASK, model="linear"),),
+            parts=(fusing.WholePart(name="gate", subtask=SUBTASK, model="linear"),),
         ),
         (
             '{"run":"r1","whole":"cells","site":"north","groups":{"good":["b"],"bad":["m","?"]},'
@@ -219,12 +223,12 @@ CASES: tuple[tuple[m.Frozen, str], ...] = (
         ),
     ),
     (
-        m.WholeRequest(
+        fusing.WholeRequest(
             run="r1",
             whole="cells",
             site="north",
             fusion="product",
-            parts=(m.WholePart(name="scan", subtask=SUBTASK, model="linear"),),
+            parts=(fusing.WholePart(name="scan", subtask=SUBTASK, model="linear"),),
         ),
         (
             '{"run":"r1","whole":"cells","site":"north","groups":{},"outside":null,"fusion":"product",'
@@ -240,6 +244,7 @@ CASES: tuple[tuple[m.Frozen, str], ...] = (
 
 TYPES = [
     item
-    for item in vars(m).values()
-    if inspect.isclass(item) and issubclass(item, m.Frozen) and item is not m.Frozen
+    for module in (m, parts, fusing)
+    for item in vars(module).values()
+    if inspect.isclass(item) and issubclass(item, Frozen) and item.__module__ == module.__name__
 ]

@@ -12,16 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
 
-from protocol.messages import (
-    Frozen,
-    FusionRequest,
-    Name,
-    PartOf,
-    Personal,
-    WholeRequest,
-    Wire,
-    assignment_id,
-)
+from protocol.bounds import Frozen, Name
+from protocol.fusing import FusionRequest, WholeRequest
+from protocol.messages import Personal, Wire, assignment_id
+from protocol.parts import PartOf
 from tests.protocol.message_cases import CASES, TYPES
 
 every_message = pytest.mark.parametrize(("message", "text"), CASES, ids=[type(m).__name__ for m, _ in CASES])

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from protocol.bounds import Frozen
 from protocol.codec import encode
 from protocol.errors import ArraysError, MessageError, ProtocolError, VersionError
-from protocol.messages import PROTOCOL_VERSION, Evaluation, Frozen, Refusal
+from protocol.messages import PROTOCOL_VERSION, Evaluation, Refusal
 from protocol.records import (
     ARRAYS,
     BLOB,

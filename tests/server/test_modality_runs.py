@@ -26,7 +26,8 @@ from collab.data.config import DataConfig
 from collab.scenario import public_set
 from collab.settings import parse, parse_toml
 from protocol.errors import ConfigError, DataError, MessageError
-from protocol.messages import Capability, Evaluation, WholeRequest
+from protocol.fusing import WholeRequest
+from protocol.messages import Capability, Evaluation
 from protocol.records import pack, unpack
 from server.console import result_table
 from server.federation import COLLABORATION

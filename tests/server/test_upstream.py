@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flwr.app import RecordDict
 
-from protocol.messages import Evaluation, Frozen, Refusal, assignment_id
+from protocol.bounds import Frozen
+from protocol.messages import Evaluation, Refusal, assignment_id
 from protocol.records import attached, pack
 from server.courier import Account, Arrival, Letter
 from server.upstream import ChainedCourier

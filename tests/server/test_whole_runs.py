@@ -26,7 +26,8 @@ from collab.data.preprocess import Preprocessing, measure
 from collab.decomposition.view import classes_of
 from collab.settings import parse, parse_toml
 from protocol.errors import DataError, MessageError
-from protocol.messages import Capability, DataSummary, Evaluation, WholeRequest
+from protocol.fusing import WholeRequest
+from protocol.messages import Capability, DataSummary, Evaluation
 from protocol.records import pack, unpack
 from server.console import result_table
 from server.federation import COLLABORATION, with_sets
