@@ -44,8 +44,7 @@ from collab.events import (
 )
 from collab.feedback import Contributed, Measured
 from collab.groups import Groups
-from collab.metrics import is_better
-from collab.objective import to_go
+from collab.objective import is_there, to_go
 from collab.roster import Roster
 from collab.sequence import Sequence
 from protocol.messages import assignment_id
@@ -157,13 +156,11 @@ class Rounds:
         cohort.measured.add(name)
         tasks = cohort.with_outcome("contributed").values()
         given = tuple(Contributed(t.send.site, t.of[name]) for t in tasks if name in t.of)
-        terms = self._terms.subtasks[name]
-        metric = metric_of(terms)
+        terms, metric = self._terms.subtasks[name], metric_of(self._terms.subtasks[name])
         left = to_go(metric, event.value, terms.target, event.constant)
         found = Measured(event.loss, event.losses, event.credits, left)
         self.roster.beliefs.measured(name, self.round, given, found)
-        target, value = terms.target, event.value
-        if target is not None and value is not None and (value == target or is_better(metric, value, target)):
+        if is_there(metric, event.value, terms.target):
             self._sequence.reached_target(name)
         yield from self._after_closing()
 

@@ -12,6 +12,8 @@ from rich.text import Text
 from server.reading import at
 from server.units import MISSING, counted, plain, real, with_error
 
+_WIDTH = 80
+
 
 def families(decompositions: object) -> dict[str, Mapping[str, Any]]:
     """Return those of a summary's decompositions that are families; the others are wholes."""
@@ -45,7 +47,9 @@ def families_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_column(heading, overflow="fold")
     for name, family in found.items():
         after = at(family, "split_after")
-        row = [plain(name), groups(family), "never" if after is None else f"round {after}"]
+        when = "never" if after is None else f"round {after}"
+        when += ": one group" if len(at(family, "groups") or ()) == 1 else ""
+        row = [plain(name), groups(family), when]
         took = counted(int(at(family, "measuring_examples") or 0), "example")
         table.add_row(*(Text(text) for text in (*row, took)))
     return table
@@ -70,6 +74,8 @@ def _number(table: object, row: int, column: int) -> float | None:
 
 
 def _table(title: str) -> Table:
-    return Table(
+    table = Table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0)
     )
+    table.min_width = min(len(title), _WIDTH)  # else a narrow table folds its title
+    return table

@@ -140,7 +140,9 @@ def _subtasks(collaboration: Collaboration) -> Table:
     table = Table("subtask", "kind", "exchange", "metric", "importance", "rounds", box=None, pad_edge=False)
     for name, terms in sorted(collaboration.subtasks.items()):
         last = terms.until_round or collaboration.rounds
-        rounds = f"{terms.from_round} to {last}"
+        rounds = (
+            f"after {', '.join(terms.after)}, to {last}" if terms.after else f"{terms.from_round} to {last}"
+        )
         table.add_row(name, terms.kind, terms.exchange, str(terms.metric), f"{terms.importance:g}", rounds)
     return table
 

@@ -32,8 +32,8 @@ from collab.rng import generator
 from collab.settings import validate
 from collab.terms import SubtaskTerms
 from collab.training import Rows, train_early_stopped
+from server.description import describe
 from server.models import read_upstream
-from server.preparation import describe
 from simulations import attacks
 
 # What a subtask's table may say that plain FedAvg does not have.

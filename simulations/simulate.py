@@ -25,9 +25,9 @@ from collab.settings import validate
 from collab.terms import wire_of
 from protocol.errors import ConfigError
 from server.conductor import Listener
+from server.description import describe
 from server.federation import Terms, federate, to_toml
 from server.outlook import Outlook, outlook
-from server.preparation import describe
 from server.report import write_report
 from server.summary import FILE_NAME, set_baseline, write_json
 from simulations import attacks, baselines

@@ -24,7 +24,7 @@ from collab.scenario import scenario_data
 from collab.training import Rows, train_counted
 from protocol.errors import ArraysError, DataError, MessageError
 from protocol.messages import Assignment, Joint
-from server.preparation import describe
+from server.description import describe
 from tests.clients.desk_cases import assignment, desks, same
 from tests.family_cases import SUBTASKS, block, family
 from tests.small import NAMES, Named, Tables, scenario

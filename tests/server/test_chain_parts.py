@@ -12,8 +12,8 @@ from clients.custody import DeploymentCustody
 from collab.data.config import DataConfig
 from collab.settings import parse
 from protocol.errors import ConfigError, DataError
+from server.description import describe
 from server.predict import predict
-from server.preparation import describe
 from tests.chain_cases import SIDE, VERDICT, block, two
 from tests.small import run, scenario
 

@@ -30,9 +30,10 @@ from protocol.fusing import WholeRequest
 from protocol.messages import Capability, DataSummary, Evaluation
 from protocol.records import pack, unpack
 from server.console import result_table
+from server.description import describe
 from server.federation import COLLABORATION, with_sets
 from server.predict import predict
-from server.preparation import Prepared, describe
+from server.preparation import Prepared
 from server.report import render
 from server.runlog import replay
 from tests.small import Small, run, scenario, tables
