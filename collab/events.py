@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
+from collab.allocation.contract import LARGEST_BUDGET
 from protocol.bounds import Amount, Count, Frozen, Name, Round, Text
 from protocol.messages import Capability
 
@@ -182,7 +183,8 @@ class Poll(Frozen):
 class Send(Frozen):
     """Ask a site to do a subtask.
 
-    ``payment``, ``inclusion`` and ``budget`` are as in ``collab.allocation.contract.Suggestion``.
+    ``payment``, ``inclusion`` and ``budget`` are as in ``collab.allocation.contract.Suggestion``;
+    ``patience_s`` is after how long the site is overdue, None where nothing is known of its pace.
     """
 
     type: Literal["send"] = "send"
@@ -195,7 +197,8 @@ class Send(Frozen):
     reason: Text
     payment: Amount = 0.0
     inclusion: float | None = Field(None, gt=0, le=1)
-    budget: float = Field(1.0, gt=0, le=1)
+    budget: float = Field(1.0, gt=0, le=LARGEST_BUDGET)
+    patience_s: Seconds | None = None
 
 
 class Refuse(Frozen):

@@ -29,7 +29,7 @@ FIRST_GAIN = 0.1
 # What is kept of the evidence from one round to the next.
 DISCOUNT = 0.9
 # How far a gain may wander in a round, as a part of the subtask's mean gain.
-WANDERS = 0.2
+WANDERS = 1.0
 # After an alarm: how much more is explored, and how much of that is left a round later.
 EXPLORE_AFTER_ALARM, EXPLORE_DECAY = 2.0, 0.8
 # A site with many more or fewer examples than the others is expected to gain so much more or less, at most.

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from collab import plugins
+from collab.aggregation import contract as aggregation
 from collab.allocation.contract import Ballot, Belief, History, Request, SiteView, SubtaskView
 from collab.allocation.feasibility import Plan, obstacles, options_of, plan
 from collab.collaboration import Collaboration
@@ -17,6 +18,7 @@ from collab.events import Decided, Polled, SiteJoined, Weighed
 from collab.feedback import Beliefs
 from collab.groups import Groups
 from collab.joint_views import joint_belief, joint_view
+from collab.terms import SubtaskTerms
 
 # A log line holds at most so many pairs that were passed over: those of highest score.
 MOST_PASSED_OVER = 2_000
@@ -133,6 +135,7 @@ class Roster:
             loss=record.loss,
             weight=self.beliefs.weight(name, self.terms.objective.alpha),
             exploration=record.exploration,
+            normalises=_normalises(terms),
         )
 
     def site_view(self, name: str, round_: int) -> SiteView:
@@ -180,3 +183,9 @@ class Roster:
             for s, k in pairs
         }
         return {pair: round_ for pair, round_ in found.items() if round_}
+
+
+def _normalises(terms: SubtaskTerms) -> bool:
+    """Return whether sites may do unlike work: a plain average would be pulled towards those that do more."""
+    rule = plugins.load("aggregation", terms.aggregation.rule)
+    return terms.exchange == "weights" and "steps" in aggregation.needs(rule)

@@ -247,10 +247,28 @@ class Rounds:
             payment=chosen.payment,
             inclusion=chosen.inclusion,
             budget=chosen.budget,
+            patience_s=self._patience_s(cohort.subtask, chosen),
         )
         key = assignment_id(self._run, self.round, cohort.subtask, chosen.site, attempt)
         cohort.tasks[key] = Task(send, of, sent_s=self._now_s)
         return send
+
+    def _patience_s(self, subtask: str, chosen: Suggestion) -> float | None:
+        """Return after how long the site is overdue, what it was sent before in this round counted in.
+
+        That is ``patience`` standard deviations later than predicted, and ``grace_s``: as long as nothing is
+        known of a site's pace, far beyond its own figures.
+        """
+        terms = self._terms.coordination_of(subtask)
+        if terms.patience is None:
+            return None
+        before = [t.send for c in self.cohorts.values() for t in c.with_outcome("asked").values()]
+        mine = [(s.subtask, s.budget) for s in before if s.site == chosen.site]
+        all_ = [(self.groups.led_by(k), budget) for k, budget in [*mine, (subtask, chosen.budget)]]
+        work_s = sum(self.roster.work_s(chosen.site, group) * budget for group, budget in all_)
+        seconds, sd = self.roster.beliefs.seconds(chosen.site, work_s)
+        overdue_s = seconds * math.exp(terms.patience * sd) + terms.grace_s
+        return overdue_s if seconds > 0 and overdue_s < terms.deadline_s else None
 
     def _failed(self, cohort: Cohort, key: str, outcome: Outcome, detail: str) -> Iterator[Instruction]:
         task = cohort.tasks[key]
@@ -336,8 +354,14 @@ class Rounds:
         return [Wait(until_s=min(dues))] if dues else []
 
     def _due_s(self, cohort: Cohort) -> float:
-        deadline_s = self._terms.coordination_of(cohort.subtask).deadline_s
-        return min(cohort.grace_ends_s, cohort.opened_s + deadline_s)
+        terms = self._terms.coordination_of(cohort.subtask)
+        due_s = min(cohort.grace_ends_s, cohort.opened_s + terms.deadline_s)
+        waiting = cohort.with_outcome("asked").values()
+        overdue_s = [t.sent_s + t.send.patience_s for t in waiting if t.send.patience_s is not None]
+        # Whoever is overdue is not waited for, unless the round could not close without it.
+        if waiting and len(overdue_s) == len(waiting) and share_of(cohort) >= terms.min_coverage:
+            due_s = min(due_s, max(overdue_s))
+        return due_s
 
     def _find(self, assignment: str) -> tuple[Cohort | None, Task | None]:
         for cohort in (*self.cohorts.values(), *reversed(self.history)):

@@ -125,6 +125,9 @@ class Coordination(Frozen):
     Attributes:
         quorum: share of the cohort after which the rest has ``grace_s`` seconds more.
         deadline_s: when the round closes in any case.
+        patience: a site is overdue once it is so many standard deviations (of the logarithm of its seconds)
+            and ``grace_s`` later than predicted; a cohort in which all others are overdue closes if
+            ``min_coverage`` holds. Left out, it waits until ``deadline_s``.
         min_coverage: share of the cohort's examples below which the run stops and says so.
         sites: how many sites must have joined before the first round, for at most ``join_s``;
             in a scenario all, else the largest ``min_sites``.
@@ -133,6 +136,7 @@ class Coordination(Frozen):
     quorum: float = Field(0.6, gt=0, le=1)
     grace_s: float = Field(30, ge=0, le=1e7)
     deadline_s: float = Field(600, gt=0, le=1e8)
+    patience: float | None = Field(None, ge=0, le=100)
     min_coverage: Share = 0.5
     sites: int | None = Field(None, ge=1, le=100_000)
     join_s: float = Field(120, ge=0, le=1e7)
@@ -150,7 +154,7 @@ class ObjectiveTerms(Frozen):
 class AllocationTerms(Frozen):
     """Who does what: a policy with its options, how much at once, and predicates on capability."""
 
-    policy: Rule = Rule(rule="assignment")
+    policy: Rule = Rule(rule="consilium")
     max_subtasks_per_site: int = Field(1, ge=1, le=1000)
     rules: dict[Name, Annotated[str, Field(max_length=500)]] = {}
 

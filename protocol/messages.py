@@ -224,13 +224,13 @@ class Joint(Frozen):
         subtasks: those that the site has; their preprocessing is the assignment's.
         importances: what each one's loss counts in the sum.
         every: measure affinities before every so many batches; None: do not.
-        budget: the share of the updates that the site makes.
+        budget: how much of its local epochs the site does; 1 is all of them, once.
     """
 
     subtasks: Annotated[tuple[Subtask, ...], Field(min_length=1, max_length=64)]
     importances: Annotated[tuple[Annotated[float, Field(gt=0, le=1e12)], ...], Field(max_length=64)]
     every: int | None = Field(None, ge=1, le=10**6)
-    budget: float = Field(1.0, gt=0, le=1)
+    budget: float = Field(1.0, gt=0, le=10)
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Joint:

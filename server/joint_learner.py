@@ -123,7 +123,7 @@ class JointLearner(WeightsLearner):
         check(model, spec_of(self._arrays(have)))
         if any(np.abs(a).max(initial=0) > LARGEST for a in model.values() if a.dtype.kind == "f"):
             raise ArraysError(f"it holds numbers beyond {LARGEST:.0e}")
-        self._check_sums_of(len(have), contribution, sums)
+        self._check_sums_of(len(have), contribution, sums, self.sent[key].budget)
         self._keep(key, contribution, arrays)
 
     def aggregate(self, keys: Sequence[str], notes: list[str]) -> dict[str, float]:
@@ -201,7 +201,7 @@ class JointLearner(WeightsLearner):
     def _rows(self, have: Sequence[str], site: str) -> list[int]:
         return [self._party().learners[name].prepared.summaries[site].train for name in have]
 
-    def _check_sums_of(self, subtasks: int, contribution: Contribution, sums: Arrays) -> None:
+    def _check_sums_of(self, subtasks: int, contribution: Contribution, sums: Arrays, budget: float) -> None:
         """Refuse sums that so many rows cannot give: their number is what a site's affinities count."""
         every = self._party().every
         if every is None:
@@ -211,7 +211,7 @@ class JointLearner(WeightsLearner):
         named = {n.removeprefix(AFFINITY): a for n, a in sums.items()}
         check(named, _spec(subtasks))
         affinity.check_sums(named, subtasks)
-        spec = self.prepared.subtask.train
+        spec = self.prepared.subtask.train.shortened(budget, contribution.num_examples)
         measurements = -(-spec.steps(contribution.num_examples) // every)
         rows = min(spec.batch_size, contribution.num_examples // 2)
         if named["rows"].max(initial=0.0) > measurements * rows:

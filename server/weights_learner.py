@@ -187,12 +187,14 @@ class WeightsLearner(Base):
             arrays = self._taken(model, said, key)
             part = hooks.contribute(self.rule, shared, arrays, about, **self.options)
             accumulator.add(part, said.num_examples / chances[key])
-        mean = accumulator.mean()
+        mean, drawn = accumulator.mean(), 1.0
         if any(chance < 1 for chance in chances.values()):
             drawn = sum(c.num_examples / chances[key] for key, c in given.items()) / max(everybody, 1)
-            mean = unbiased(shared, mean, drawn)
+        # A rule that normalises by steps averages changes, so it is the step it makes of them that is scaled.
+        after = "steps" in hooks.needs(self.rule)
+        mean = mean if after else unbiased(shared, mean, drawn)
         merged, group.state = self.rule.apply(shared, mean, group.state, **self.options)
-        group.arrays |= merged
+        group.arrays |= unbiased(shared, merged, drawn) if after else merged
 
     def _inclusion(self, key: str) -> float:
         """Return the chance with which a policy drew this assignment; 1 where it did not draw."""
@@ -259,11 +261,14 @@ def unbiased(start: Arrays, mean: Arrays, drawn: float) -> dict[str, NDArray[Any
     """Return start + drawn * (mean − start): Horvitz and Thompson's estimate of everybody's mean.
 
     ``drawn`` is the sum of n_i / p_i of those drawn over the examples of all: 1 on average. Divided by
-    itself, as a plain weighted mean does, the estimate would be biased.
+    itself, as a plain weighted mean does, the estimate would be biased. What a rule averages beside the
+    model's arrays, such as SCAFFOLD's controls, stays as it is.
     """
+    if drawn == 1.0:
+        return dict(mean)
     return {
         name: (start[name] + drawn * (array - start[name])).astype(array.dtype)
-        if array.dtype.kind == "f"
+        if array.dtype.kind == "f" and name in start
         else array
         for name, array in mean.items()
     }

@@ -1,8 +1,8 @@
 """Step budgets in proportion to speed, so that the sites of a cohort finish together.
 
-A site that needs s_i seconds for all its work is given the share b_i = T / s_i of it, clipped to
-[low, high]: all but the clipped ones finish at time T. Among budgets that do as much work in
-total, none finishes earlier (water-filling). FLeet sets mini-batches by predicted time in this way
+A site that needs s_i seconds for all its work is given b_i = T / s_i of it, clipped to [low, high]; above 1
+it works longer than its terms say. All but the clipped ones finish at time T. Among budgets that do as much
+work in total, none finishes earlier (water-filling). FLeet sets mini-batches by predicted time in this way
 (Damaskinos et al., Middleware 2020). Sites then take unlike numbers of steps, which pulls a plain average
 towards the fast ones: aggregate with ``fednova`` (Wang et al., NeurIPS 2020), which divides each change by
 its steps.
@@ -13,12 +13,16 @@ together is only approximate; a lower bound keeps slow sites' data in the result
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.errors import RunError
+from collab.allocation.contract import LARGEST_BUDGET
+from protocol.errors import ConfigError, RunError
 
 Floats = NDArray[np.float64]
 
@@ -85,3 +89,46 @@ def equal_time(
     part = (work - before) / (after - before) if after > before else 0.0
     time = times[first] + min(max(part, 0.0), 1.0) * (times[last] - times[first])
     return within(float(time), seconds_N, low, high)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One assignment, as budgets see it: examples, and the predicted seconds for all its local epochs."""
+
+    site: str
+    subtask: str
+    examples: int
+    seconds: float
+
+
+def check(policy: str, work: float, most: float) -> None:
+    """Raise ``ConfigError`` where a policy's options ask for budgets that cannot be."""
+    if not 1.0 <= most <= LARGEST_BUDGET:
+        raise ConfigError(f"allocation '{policy}': most is {most}, allowed: 1 to {LARGEST_BUDGET:g}")
+    if not LOW <= work <= most:
+        raise ConfigError(f"allocation '{policy}': work is {work}, allowed: {LOW} to {most:g}")
+
+
+def finish_together(taken: Sequence[Work], work: float, most: float) -> dict[tuple[str, str], float]:
+    """Return the budgets of a round's assignments by (site, subtask), with which they finish together.
+
+    One time for all cohorts, since a round waits for all of them. A site that does several subtasks does
+    them one after the other: the time is for all of them. An assignment without a predicted time, or that
+    never ends, is left out: it does all its epochs.
+
+    Args:
+        taken: the assignments.
+        work: how much of its local epochs is done for an example, on average.
+        most: the largest budget; equal to ``work``, nobody gets one.
+    """
+    timed = [one for one in taken if 0 < one.seconds < math.inf]
+    if not timed or work == most:
+        return {}
+    sites = list(dict.fromkeys(one.site for one in timed))
+    place = {site: i for i, site in enumerate(sites)}
+    seconds_N, work_N = np.zeros(len(sites)), np.zeros(len(sites))
+    for one in timed:
+        seconds_N[place[one.site]] += one.seconds
+        work_N[place[one.site]] += max(one.examples, 1)
+    share_of = dict(zip(sites, equal_time(work * work_N.sum(), seconds_N, work_N, LOW, most), strict=True))
+    return {(one.site, one.subtask): float(share_of[one.site]) for one in timed}

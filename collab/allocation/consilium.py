@@ -1,22 +1,30 @@
-"""The default policy: the most measured gain a second, solved exactly.
+"""The default policy: the most measured gain, solved exactly, in cohorts that finish together.
 
-    u_ik = λ_k f_k^(α-1) · (gain_ik + exploration_k κ sd_ik) · r_i / (s_ik / median_k s)^β − c · price_i s_ik
+    u_ik = λ_k f_k^(α-1) · (gain_ik + exploration_k κ sd_ik) · r_i / slow_ik^β / n_k^c − price · price_i s_ik
 
-gain_ik ± sd_ik is what a contribution of the pair is believed to lower f_k by, r_i the site's
-reputation, s_ik the predicted seconds of a round, median_k over the sites that can do k. The gain counts
-half while a site is on probation. The optimism is an upper confidence bound (Auer et al., Machine
-Learning, 2002): where sd_ik grows with the time since a pair was asked, each feasible pair of positive
-importance and reputation comes round; where it only returns to a prior, those do whose prior is
-not below what their site does instead. A pair that never finishes is worth nothing.
+gain_ik ± sd_ik is what a contribution of the pair alone is believed to lower f_k by, r_i the site's
+reputation, s_ik the predicted seconds of a round, slow_ik those over the median of the sites that can do k.
+The gain counts half while a site is on probation. The optimism is an upper confidence bound (Auer et al.,
+Machine Learning, 2002): where sd_ik grows with the time since a pair was asked, each feasible pair of
+positive importance and reputation comes round; where it only returns to a prior, those do whose prior
+is not below what their site does instead. A pair that never finishes is worth nothing.
+
+β is 0 unless set: the budgets below let all sites take the same time, and dividing by it once more was
+measured to send fast sites where they have the least data (docs/results/allocation.md).
+
+A cohort's further sites add less and less: the j-th is worth 1 / j^c of the first (``crowding`` c), so small
+cohorts get sites before large ones get more. n_k is the cohort that k would have if each site drew among
+what it can do; what other places of a cohort are worth more or less than that one is counted for the
+subtask's median pair, in steps of rising cost, which leave the programme linear and its vertex whole.
 
 The assignment of greatest total utility within capacity, min_sites and max_sites is found by
 ``solver``. Pairs worth nothing or less serve a minimum and no more. Class coverage is soft: a class that
 at least one site of the cohort holds adds ``coverage`` times the utility of the subtask's best pair, over
 the number of classes that can be had. Sites that do not let class counts out cover none.
 
-The sites of a round then get shares of their local epochs with which they finish together: ``work`` on
-the mean, a tenth at least. One time for all cohorts, since a round waits for all of them. Aggregate with
-``fednova`` then: steps are unlike.
+The sites of a round then get budgets with which they finish together (``budgets``): a slow site a tenth of
+its local epochs at least, a fast one ``most`` times them at most, ``work`` times them on average over
+examples. That takes an aggregation that normalises by steps, ``fednova``; with others all do the same.
 """
 
 from __future__ import annotations
@@ -30,8 +38,15 @@ from typing import Final
 
 import numpy as np
 
-from collab.allocation.budgets import HIGH, LOW, equal_time
-from collab.allocation.contract import Candidate, Decision, Request, SiteView, SubtaskView, Suggestion
+from collab.allocation.budgets import Work, check, finish_together
+from collab.allocation.contract import (
+    Candidate,
+    Decision,
+    Request,
+    SiteView,
+    SubtaskView,
+    Suggestion,
+)
 from collab.allocation.feasibility import able
 from collab.allocation.solver import TIE, Coverage, Crowding, Optimum, pose, solve
 from protocol.errors import ConfigError
@@ -45,31 +60,32 @@ class Options:
     """What a collaboration may set.
 
     Attributes:
-        beta: β, how much speed counts; 0: not at all.
+        beta: β, how much speed counts beside the budgets; 0: not at all.
         kappa: κ, how much uncertainty counts in favour of a pair; 0: no exploration.
-        price: c, what one unit of a site's price is worth in utility; 0: prices play no part.
+        price: what one unit of a site's price is worth in utility; 0: prices play no part.
         coverage: what holding all classes is worth, as a part of the utility of a subtask's best pair.
-        work: the mean share of their local epochs that the round's sites do, slow sites less than fast
-            ones; 1: all do all.
+        crowding: how fast what a further site adds to a cohort falls; 0: not at all.
+        work: how many times their local epochs the round's sites do on average, slow ones less.
+        most: how many times a fast site does at most; equal to ``work``, all do the same.
 
     Raises:
-        ConfigError: a number is below 0 or not finite, or ``work`` is not in its range.
+        ConfigError: a number is below 0 or not finite, or ``work`` or ``most`` is not in its range.
     """
 
-    beta: float = 1.0
+    beta: float = 0.0
     kappa: float = 1.0
     price: float = 0.0
     coverage: float = 0.25
-    crowding: float = 1.0
-    work: float = 0.75
+    crowding: float = 2.0
+    work: float = 1.0
+    most: float = 4.0
 
     def __post_init__(self) -> None:
         for name in ("beta", "kappa", "price", "coverage", "crowding"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"allocation 'consilium': {name} is {value}, it must be 0 or more")
-        if not LOW <= self.work <= HIGH:
-            raise ConfigError(f"allocation 'consilium': work is {self.work}, allowed: {LOW} to {HIGH:g}")
+        check("consilium", self.work, self.most)
 
 
 @dataclass(frozen=True)
@@ -99,7 +115,12 @@ def allocate(request: Request, rng: np.random.Generator, options: Options | None
     crowding = _crowding(request, pairs, chosen_options.crowding)
     optimum = solve(pose(request, [pair.key for pair in pairs], utility_P, coverage, crowding), rng)
     taken = [pair for pair, is_chosen in zip(pairs, optimum.chosen_P, strict=True) if is_chosen]
-    budgets = _budgets(taken, chosen_options.work)
+    works = [
+        Work(*pair.key, pair.site.examples[pair.subtask.name], pair.seconds)
+        for pair in taken
+        if pair.subtask.normalises
+    ]
+    budgets = finish_together(works, chosen_options.work, chosen_options.most)
     cohorts = Counter(pair.subtask.name for pair in taken)
     return Decision(
         tuple(_suggest(pair, cohorts[pair.subtask.name], budgets.get(pair.key, 1.0)) for pair in taken),
@@ -157,7 +178,7 @@ def _crowding(request: Request, pairs: Sequence[_Pair], exponent: float) -> Crow
     """Return what each further site of a cohort is worth less than one of a usual cohort, rising costs."""
     if exponent == 0.0:
         return None
-    subtask_J, width_J, cost_J = [], [], []
+    steps: list[tuple[int, int, float]] = []
     for k, subtask in enumerate(request.subtasks):
         mine = [pair for pair in pairs if pair.subtask.name == subtask.name]
         worths = [pair.utility for pair in mine if pair.utility > 0]
@@ -168,8 +189,9 @@ def _crowding(request: Request, pairs: Sequence[_Pair], exponent: float) -> Crow
         while first <= last:
             width = max(1, first // _EACH)
             factor = (first + (width - 1) / 2) ** -exponent / share
-            subtask_J.append(k), width_J.append(width), cost_J.append(typical * (1.0 - factor))
+            steps.append((k, width, typical * (1.0 - factor)))
             first += width
+    subtask_J, width_J, cost_J = zip(*steps, strict=True) if steps else ((), (), ())
     return Crowding(np.array(subtask_J, np.intp), np.array(width_J, np.float64), np.array(cost_J))
 
 
@@ -192,15 +214,6 @@ def _coverage(pairs: Sequence[_Pair], share: float) -> Coverage | None:
     )
 
 
-def _budgets(taken: Sequence[_Pair], work: float) -> dict[tuple[str, str], float]:
-    """Return each assignment's share; one that has no predicted time, or takes for ever, does it all."""
-    timed = [pair for pair in taken if 0 < pair.seconds < math.inf]
-    if not timed or work == HIGH:
-        return {}
-    share_N = equal_time(work * len(timed), np.array([pair.seconds for pair in timed]))
-    return {pair.key: float(share) for pair, share in zip(timed, share_N, strict=True)}
-
-
 def _suggest(pair: _Pair, cohort: int, budget: float) -> Suggestion:
     subtask, site = pair.subtask, pair.site
     parts = [
@@ -209,6 +222,8 @@ def _suggest(pair: _Pair, cohort: int, budget: float) -> Suggestion:
         f"reputation {_short(site.reputation)}{', half on probation' if site.on_probation else ''}",
         f"{_short(pair.seconds)} s ({_short(pair.slowness)} of the median)",
     ]
+    if pair.share < 1:
+        parts.append(f"as one of {max(cohort, 1)}")
     if pair.cost:
         parts.append(f"less {_short(pair.cost)} for its price")
     if cohort < subtask.min_sites:
@@ -217,7 +232,7 @@ def _suggest(pair: _Pair, cohort: int, budget: float) -> Suggestion:
         # Beyond the minima only a class that no other site of the cohort has can outweigh a loss.
         needed = cohort == subtask.min_sites
         parts.append(f"for its minimum of {subtask.min_sites} sites" if needed else "for its classes")
-    if budget < 1:
+    if budget != 1.0:
         parts.append(f"{100 * budget:.0f} % of its epochs, to finish with the others")
     reason = f"utility {_short(pair.utility)}: {', '.join(parts)}"
     return Suggestion(site.name, subtask.name, pair.utility, reason, budget=budget)

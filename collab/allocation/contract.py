@@ -18,8 +18,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from protocol.errors import ConfigError
+
+# A fast site does at most so many times its local epochs in a round.
+LARGEST_BUDGET: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class SubtaskView:
     loss: float = 1.0  # f_k: smoothed validation loss over that of the best constant answer
     weight: float = 1.0  # f_k^(α-1), what the objective Σ λ_k f_k^α says of it beside its importance
     exploration: float = 1.0  # above 1 for a while after a drift alarm
+    normalises: bool = True  # its aggregation divides by steps (fednova): sites may do unlike work
     together: tuple[str, ...] = ()  # whose training this is, where it leads a group (``joint_views``)
 
 
@@ -136,6 +141,11 @@ class Request:
         """Return what is believed of the pair; before anything was measured, the prior."""
         return self.beliefs.get((site, subtask), Belief())
 
+    def seconds(self, site: SiteView, subtask: str) -> float:
+        """Return the pair's predicted seconds of a round: as believed, else by the site's figures; else 0."""
+        known = self.beliefs.get((site.name, subtask))
+        return known.seconds if known else site.seconds.get(subtask, 0.0)
+
 
 @dataclass(frozen=True)
 class Suggestion:
@@ -146,7 +156,8 @@ class Suggestion:
         payment: what an auction pays the site for it, in the unit of its price.
         inclusion: the chance with which the pair was drawn, for an unbiased average; None for a rule
             that does not draw.
-        budget: the share of its local epochs that the site shall do, above 0; 1 is all.
+        budget: how much of its local epochs the site shall do, above 0 and at most ``LARGEST_BUDGET``; 1 is
+            all of them, once.
     """
 
     site: str

@@ -14,7 +14,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from collab import plugins
-from collab.allocation.contract import Candidate, Decision, Request, SiteView, SubtaskView, Suggestion
+from collab.allocation.contract import (
+    LARGEST_BUDGET,
+    Candidate,
+    Decision,
+    Request,
+    SiteView,
+    SubtaskView,
+    Suggestion,
+)
 from collab.allocation.predicates import Rule, compile_rule
 from collab.options import parse_options
 from collab.plugins import unknown
@@ -215,7 +223,10 @@ def _numbers(s: Suggestion) -> Iterator[tuple[str, bool]]:
     yield "its payment is not a finite number from 0 up", _is_finite(s.payment) and s.payment >= 0
     chance = 1.0 if s.inclusion is None else s.inclusion
     yield "its chance of inclusion is not above 0 and up to 1", _is_finite(chance) and 0 < chance <= 1
-    yield "its budget is not above 0 and up to 1", _is_finite(s.budget) and 0 < s.budget <= 1
+    yield (
+        f"its budget is not above 0 and up to {LARGEST_BUDGET:g}",
+        _is_finite(s.budget) and 0 < s.budget <= LARGEST_BUDGET,
+    )
 
 
 def _is_finite(score: object) -> bool:

@@ -5,8 +5,9 @@
               z_g <= Σ_{p in g} x_p,          z_g in [0, 1]
               s_k in [0, least_k],            e_j in [0, width_j],   Σ_{j of k} width_j = most_k − least_k
 
-less a penalty for every s_k. The steps j are what each further site of a cohort costs; dearer ones come later,
-so a linear programme fills them in order. One row a subtask for both its bounds keeps the matrix small.
+less a penalty for every s_k. The steps j are what each further site of a cohort costs; dearer ones come
+later, so a linear programme fills them in order. One row a subtask for both its bounds keeps the matrix
+small.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Crowding:
-    """What sites beyond a subtask's minimum cost, in steps; beyond the last of them they cost nothing more.
+    """What sites beyond a subtask's minimum cost, in steps; the last of a subtask's goes on for ever.
 
     Attributes:
         subtask_J: the subtask of each step; those of one subtask follow each other, the costs rising.
@@ -130,22 +131,23 @@ class Problem:
         return 2 * (self.least_K.size + 1) * greatest + dearest
 
     def steps(self) -> Crowding:
-        """Return the steps of all cohorts from their minima to their maxima: those given, then free ones.
+        """Return the steps of all cohorts from their minima to their maxima.
 
-        A step that costs nothing follows those of a subtask unless they reach its maximum; where the last
-        of them is dearer still, it goes on at that price.
+        Where the steps of a subtask end before its maximum, the last of them goes on; without any, further
+        sites cost nothing.
         """
-        subtask_J, width_J, cost_J = [], [], []
+        found: list[tuple[int, float, float]] = []
         for k, room in enumerate(self.most_K - self.least_K):
             left, last = float(room), 0.0
             for j in np.flatnonzero(self.crowding.subtask_J == k):
                 last = float(self.crowding.cost_J[j])
                 width = min(float(self.crowding.width_J[j]), left)
                 if width > 0:
-                    subtask_J.append(k), width_J.append(width), cost_J.append(last)
+                    found.append((k, width, last))
                 left -= width
             if left > 0:
-                subtask_J.append(k), width_J.append(left), cost_J.append(last)
+                found.append((k, left, last))
+        subtask_J, width_J, cost_J = zip(*found, strict=True) if found else ((), (), ())
         return Crowding(np.array(subtask_J, np.intp), np.array(width_J), np.array(cost_J))
 
 

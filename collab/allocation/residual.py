@@ -75,7 +75,7 @@ def _steps_at(problem: Problem, cohort_K: Indices) -> tuple[Floats, Floats]:
         ends_J, cost_J = np.cumsum(steps.width_J[mine_J]), steps.cost_J[mine_J]
         if 0 <= above < ends_J[-1:].sum():
             next_K[k] = cost_J[np.searchsorted(ends_J, above, side="right")]
-        if 0 < above:
+        if above > 0:
             last_K[k] = cost_J[np.searchsorted(ends_J, above, side="left")]
     return next_K, last_K
 

@@ -18,7 +18,9 @@ from simulations.benchmarks.allocation_sites import TARGETS, Job
 
 # What digits come to on IID rows in a dozen rounds on seeds from 100 up.
 DIGITS: Final = 0.85
-GAIN_ONLY: Final[tuple[tuple[str, float | str], ...]] = (*(("beta", 0.0), ("work", 1.0), ("coverage", 0.0)),)
+GAIN_ONLY: Final[tuple[tuple[str, float | str], ...]] = (
+    *(("most", 1.0), ("coverage", 0.0), ("crowding", 0.0)),
+)
 ALIKE: Final = ("random", "round_robin", "fair", "bandit", "consilium")
 SINGLE: Final = ("everyone", "random", "round_robin", "fair", "bandit", "lpt", "assignment", "performance")
 
@@ -38,8 +40,8 @@ def _of_seed(seed: int) -> list[Job]:
         *(Job("random", seed, targets=targets), ours, gain),
         *(replace(job, shuffled=True, label=f"{job.name}, shuffled") for job in (ours, gain)),
         *single,
-        # The shares of epochs that level unlike sites' times are no FedAvg: all epochs here.
-        Job("consilium", seed, (("work", 1.0),), federation="single", targets=digits),
+        # Budgets that level unlike sites' times are no FedAvg: all do their epochs once here.
+        Job("consilium", seed, (("most", 1.0),), federation="single", targets=digits),
     ]
 
 

@@ -65,7 +65,7 @@ CASES = (
     STATED,
     Case("same, shares of 0.25 to 1, mean 0.5", bounds=(0.25, 1.0)),
     Case("same, shares of 0.1 to 1, mean 0.5", bounds=(LOW, HIGH)),
-    Case("same, budgets of the policy consilium", bounds=(LOW, HIGH), work=Options().work),
+    Case("same, budgets of the policy consilium", bounds=(LOW, Options().most), work=Options().work),
     Case("same, perfect predictions", error=0.0),
     Case("same, ±50 %", error=0.5),
     Case("same, 5 sites", cohort=5),

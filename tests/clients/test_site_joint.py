@@ -126,7 +126,7 @@ def test_what_it_refuses(tmp_path: Path) -> None:
 
 
 def test_no_row_tests_one_and_trains_another(tmp_path: Path) -> None:
-    """In a scenario a site has the same rows of all, on the same sides; a budget shortens the work."""
+    """In a scenario a site has the same rows of all, on the same sides; a budget says how much work."""
     group = list(
         places(family(tmp_path, partition={"default": {"kind": "dirichlet", "alpha": 0.5}})).values()
     )
@@ -139,6 +139,8 @@ def test_no_row_tests_one_and_trains_another(tmp_path: Path) -> None:
     said, _ = train_joint(group[0], asked(group, every=None, budget=0.5), start(group))
     whole, _ = train_joint(group[0], asked(group, every=None), start(group))
     assert said.steps == round(whole.steps / 2)
+    longer, _ = train_joint(group[0], asked(group, every=None, budget=3), start(group))
+    assert longer.steps == 3 * whole.steps
     swapped = replace(first, train=first.test, test=first.train)
     with pytest.raises(DataError, match="'shape' trains on rows that test or validate 'edges'"):
         refuse_leaks({"shape": swapped, "edges": raw["edges"]})

@@ -8,7 +8,7 @@ from collab.allocation.contract import Belief, Candidate, History, Request, Site
 from collab.allocation.feasibility import Plan
 
 SUBTASKS = ("tumour", "digits", "progression")
-PLAIN = {"beta": 0.0, "coverage": 0.0, "work": 1.0}  # utility is gain + sd
+PLAIN = {"coverage": 0.0, "crowding": 0.0, "most": 1.0}  # utility is gain + sd
 
 
 def site(name: str, owned: tuple[str, ...] = SUBTASKS, **changes: object) -> SiteView:

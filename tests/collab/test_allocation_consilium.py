@@ -84,7 +84,7 @@ def brute_force(request: Request, price: float) -> tuple[int, float]:
 @given(request_=instances(), price=st.sampled_from([0.0, 0.01]))
 def test_plan_has_the_greatest_total_utility(request_: Request, price: float) -> None:
     """No assignment misses fewer sites of the minima, nor has more utility by the stated formula."""
-    options = {"beta": 0.5, "kappa": 2.0, "price": price, "coverage": 0.0}
+    options = {"beta": 0.5, "kappa": 2.0, "price": price, "coverage": 0.0, "crowding": 0.0}
     assignments = plan("consilium", request_, options).assignments
     served = Counter(a.subtask for a in assignments)
     missing, greatest = brute_force(request_, price)
@@ -164,11 +164,41 @@ def test_a_reason_gives_the_factors() -> None:
     beliefs = {("north", "tumour"): Belief(0.1, 0.05, 20.0), ("south", "tumour"): Belief(0.3, 0.0, 10.0)}
     sites = [site("north", ("tumour",), reputation=0.5, on_probation=True), site("south", ("tumour",))]
     request = replace(request_of([subtask("tumour", weight=2.0)], sites, {}), beliefs=beliefs)
-    reason = plan("consilium", request, {"price": 0.001}).assignments[0].reason
+    options = {"price": 0.001, "beta": 1.0, "crowding": 1.0}
+    reason = plan("consilium", request, options).assignments[0].reason
     assert reason == (
         "utility 0.0362: gain 0.15 at best, importance 1 × weight 2, reputation 0.5, half on probation, "
-        "20 s (1.33 of the median), less 0.02 for its price, 50 % of its epochs, to finish with the others"
-    ).replace("0.0362", f"{2 * 0.15 * 0.25 / (4 / 3) - 0.02:.3g}")
+        "20 s (1.33 of the median), as one of 2, less 0.02 for its price, "
+        "67 % of its epochs, to finish with the others"
+    ).replace("0.0362", f"{2 * 0.15 * 0.25 / (4 / 3) / 2 - 0.02:.3g}")
+
+
+def test_cohorts_of_equal_sites_follow_what_their_subtasks_are_worth() -> None:
+    """With crowding the j-th site is worth 1 / j: six sites split 2 to 1 where one subtask is worth twice."""
+    names = [f"s{i}" for i in range(6)]
+    gains = {(name, k): gain for name in names for k, gain in (("tumour", 0.2), ("digits", 0.1))}
+    request = request_of(
+        [subtask("tumour"), subtask("digits")], [site(n, SUBTASKS[:2]) for n in names], gains
+    )
+    served = {
+        crowding: Counter(
+            a.subtask for a in plan("consilium", request, PLAIN | {"crowding": crowding}).assignments
+        )
+        for crowding in (0.0, 1.0)
+    }
+    assert served == {0.0: {"tumour": 6}, 1.0: {"tumour": 4, "digits": 2}}
+
+
+def test_a_large_cohort_is_weighed_in_wider_steps_all_the_same() -> None:
+    """With more sites than are weighed one by one, equal subtasks still get cohorts of equal size."""
+    names = [f"s{i:03d}" for i in range(240)]
+    gains = dict.fromkeys(product(names, SUBTASKS[:2]), 0.1)
+    request = request_of(
+        [subtask("tumour"), subtask("digits")], [site(n, SUBTASKS[:2]) for n in names], gains
+    )
+    served = Counter(a.subtask for a in plan("consilium", request, PLAIN | {"crowding": 1.0}).assignments)
+    assert served["tumour"] + served["digits"] == 240
+    assert abs(served["tumour"] - served["digits"]) <= 8
 
 
 def test_a_class_that_one_site_alone_holds_is_bought_with_the_bonus() -> None:
@@ -205,7 +235,7 @@ def test_every_pair_comes_round_as_its_uncertainty_grows() -> None:
 @given(request_=instances(), rise=st.floats(0.1, 5))
 def test_feedback_in_favour_of_a_pair_never_loses_it_its_place(request_: Request, rise: float) -> None:
     """A pair that was chosen is chosen again if only its own gain has risen."""
-    options = {"beta": 0.5, "kappa": 1.0, "coverage": 0.0}
+    options = {"beta": 0.5, "kappa": 1.0, "coverage": 0.0, "crowding": 0.0}
     assigned = plan("consilium", request_, options).assignments
     for first in assigned[:2]:
         belief = request_.belief(first.site, first.subtask)
@@ -217,19 +247,20 @@ def test_feedback_in_favour_of_a_pair_never_loses_it_its_place(request_: Request
 
 
 def test_the_sites_of_a_round_finish_together() -> None:
-    """Shares times seconds are one time but where a bound holds; on the mean they are ``work``."""
+    """Budgets times seconds are one time but where a bound holds; on the mean they are ``work``."""
     times = {"a": 5.0, "b": 10.0, "c": 20.0, "d": 10.0, "e": 500.0}
     beliefs = {(name, "tumour"): Belief(0.1, 0.0, time) for name, time in times.items()}
-    request = request_of([subtask("tumour")], [site(name, ("tumour",)) for name in times], {})
+    request = request_of([subtask("tumour", 5)], [site(name, ("tumour",)) for name in times], {})
     request = replace(request, beliefs=beliefs)
-    budgets = {a.site: a.budget for a in plan("consilium", request, {"work": 0.6}).assignments}
-    assert sum(budgets.values()) == pytest.approx(0.6 * len(times))
+    budgets = {a.site: a.budget for a in plan("consilium", request, {"work": 0.9, "most": 1.5}).assignments}
+    assert sum(budgets.values()) == pytest.approx(0.9 * len(times))
     assert budgets["e"] == pytest.approx(LOW)
-    ends = {budgets[name] * times[name] for name in budgets if LOW < budgets[name] < 1}
+    ends = {round(budgets[name] * times[name], 9) for name in budgets if LOW < budgets[name] < 1.5}
     assert len(ends) == 1
-    assert all(times[name] <= max(ends) for name in budgets if budgets[name] == 1)
-    unlike = plan("consilium", request, {"work": 1.0}).assignments
-    assert {a.budget for a in unlike} == {1.0}
+    assert all(1.5 * times[name] <= max(ends) for name in budgets if budgets[name] == 1.5)
+    assert budgets["a"] == 1.5
+    alike = plan("consilium", request, {"work": 1.0, "most": 1.0}).assignments
+    assert {a.budget for a in alike} == {1.0}
 
 
 def test_what_costs_more_than_it_gains_serves_a_minimum_and_no_more() -> None:
@@ -246,7 +277,7 @@ def test_what_costs_more_than_it_gains_serves_a_minimum_and_no_more() -> None:
         assert len(plan("consilium", replace(request, beliefs=never)).assignments) == least
 
 
-@pytest.mark.parametrize("name", ["beta", "kappa", "price", "coverage"])
+@pytest.mark.parametrize("name", ["beta", "kappa", "price", "coverage", "crowding"])
 @pytest.mark.parametrize("value", [-0.1, math.inf, math.nan])
 def test_an_option_out_of_range_is_refused(name: str, value: float) -> None:
     """Every number is 0 or more and finite; the message names the option."""

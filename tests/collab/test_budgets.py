@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from collab.allocation.budgets import LOW, Floats, equal_time, within
-from protocol.errors import RunError
+from collab.allocation.budgets import LOW, Floats, Work, check, equal_time, finish_together, within
+from collab.allocation.feasibility import plan
+from protocol.errors import ConfigError, RunError
+from tests.collab.consilium_cases import request_of, site, subtask
 
 laws = settings(deadline=None, derandomize=True, max_examples=80)
 
@@ -127,3 +131,44 @@ def test_a_time_below_zero_is_refused() -> None:
     for time in (-1.0, np.nan):
         with pytest.raises(RunError, match="below 0"):
             within(time, np.ones(2))
+
+
+def test_assignments_of_a_round_finish_together() -> None:
+    """One time for all, whatever the subtask; a site with two does both within it."""
+    works = [Work("a", "x", 100, 10.0), Work("b", "y", 100, 40.0), Work("c", "x", 50, 5.0)]
+    works += [Work("c", "y", 50, 15.0)]
+    found = finish_together(works, work=1.0, most=4.0)
+    ends = {"a": found["a", "x"] * 10, "b": found["b", "y"] * 40}
+    ends["c"] = found["c", "x"] * 5 + found["c", "y"] * 15
+    assert len({round(end, 9) for end in ends.values()}) == 1
+    done = sum(found[one.site, one.subtask] * one.examples for one in works)
+    assert done == pytest.approx(sum(one.examples for one in works))
+
+
+def test_who_has_no_time_gets_no_budget() -> None:
+    """Without a predicted time, or one that ends, all epochs are done; so where nobody may do more."""
+    works = [Work("a", "x", 10, 0.0), Work("b", "x", 10, np.inf), Work("c", "x", 10, 5.0)]
+    assert finish_together(works, 1.0, 4.0) == {("c", "x"): pytest.approx(1.0)}
+    assert finish_together(works, 1.0, 1.0) == {}
+    assert finish_together([], 1.0, 4.0) == {}
+
+
+@pytest.mark.parametrize(("work", "most"), [(0.01, 2.0), (3.0, 2.0), (1.0, 0.5), (1.0, 11.0)])
+def test_budgets_out_of_range_are_refused(work: float, most: float) -> None:
+    """The message names the policy and the option."""
+    with pytest.raises(ConfigError, match=r"allocation 'random': (work|most) is"):
+        check("random", work, most)
+
+
+@pytest.mark.parametrize("policy", ["random", "consilium"])
+def test_only_where_steps_are_normalised_do_sites_do_unlike_work(policy: str) -> None:
+    """A plain average would be pulled towards those that do more: such a subtask's sites do all the same."""
+    names = [f"s{i}" for i in range(6)]
+    sites = [site(n, seconds={"tumour": 2.0**i, "digits": 2.0**i}) for i, n in enumerate(names)]
+    views = [subtask("tumour", 1, normalises=False), subtask("digits", 1)]
+    request = request_of(views, sites, {})
+    request = replace(request, beliefs={})
+    assigned = plan(policy, request, {"most": 4.0}).assignments
+    of = {k: {a.budget for a in assigned if a.subtask == k} for k in ("tumour", "digits")}
+    assert of["tumour"] == {1.0}
+    assert of["digits"] != {1.0}

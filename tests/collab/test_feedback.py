@@ -22,14 +22,47 @@ def measured(
 
 
 def test_the_first_gain_is_what_was_learnt_beyond_the_constant_answer() -> None:
-    """The loss f starts at 1, so two equal sites that bring it to 0.4 gained 0.3 each."""
+    """The loss f starts at 1; of two equal sites that bring it to 0.4 each would alone have gained 0.4.
+
+    A cohort of two is worth 1 + 1/2 sites, so one of them two thirds of what both took off.
+    """
     beliefs = Beliefs()
     measured(beliefs, 1, 0.4)
     north = beliefs.belief("north", "a", 1.0, 1)
     assert north.gain == beliefs.belief("south", "a", 1.0, 1).gain
     # The prior of one observation is the subtask's own mean: FIRST_GAIN as half of one, and these two.
-    prior = (2 * 0.3 + 0.5 * FIRST_GAIN) / 2.5
-    assert north.gain == pytest.approx((prior + 0.3) / 2)
+    prior = (2 * 0.4 + 0.5 * FIRST_GAIN) / 2.5
+    assert north.gain == pytest.approx((prior + 0.4) / 2)
+
+
+def test_a_site_with_more_examples_is_expected_to_gain_more() -> None:
+    """The prior of a pair is in proportion to its examples, up to ten times; not known, it is the mean."""
+    beliefs = Beliefs()
+    measured(beliefs, 1, 0.4)  # contributions of 100 examples
+    usual = beliefs.subtask("a").gains.mean
+    found = {n: beliefs.belief("new", "a", 1.0, 2, n).gain for n in (0, 50, 100, 200, 10**6)}
+    assert found == pytest.approx({0: usual, 50: usual / 2, 100: usual, 200: 2 * usual, 10**6: 10 * usual})
+
+
+def test_a_loss_that_swings_gains_nothing_by_coming_back() -> None:
+    """What counts is what a round takes off the lowest f so far."""
+    beliefs = Beliefs()
+    measured(beliefs, 1, 0.4)
+    gains = beliefs.subtask("a").gains.total
+    measured(beliefs, 2, 0.8)
+    measured(beliefs, 3, 0.4)
+    assert beliefs.subtask("a").gains.total == gains
+    measured(beliefs, 4, 0.3)
+    assert beliefs.subtask("a").gains.total == pytest.approx(gains + 2 * 0.1 / 1.5)
+
+
+def test_with_a_target_what_counts_is_the_way_that_is_left() -> None:
+    """F is then the distance to the target, whatever the loss says; the loss still tells of drift."""
+    beliefs = Beliefs()
+    beliefs.measured("a", 1, (Contributed("north", 100),), Measured(0.95, {}, {}, to_go=0.5))
+    record = beliefs.subtask("a")
+    assert (record.loss, record.best, record.drift.mean) == (0.5, 0.5, 0.95)
+    assert record.gains.total == pytest.approx(0.5)
 
 
 def test_credit_divides_a_round() -> None:

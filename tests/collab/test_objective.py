@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from collab import metrics
 from collab.drift import PageHinkley
-from collab.objective import WORST, fair_weight, is_there, relative_losses, smoothed, total
+from collab.objective import (
+    WORST,
+    constant_metrics,
+    fair_weight,
+    is_there,
+    relative_losses,
+    smoothed,
+    to_go,
+    total,
+    worth_of,
+)
 
 
 @given(st.floats(0.01, 2), st.floats(1, 8))
@@ -87,3 +97,49 @@ def test_a_target_is_reached_at_its_own_value() -> None:
     assert not is_there("accuracy", 0.2, 0.3)
     assert not is_there("accuracy", None, 0.3)
     assert not is_there("accuracy", 0.9, None)
+
+
+def test_the_way_to_go_runs_from_the_constant_answer_to_the_target() -> None:
+    """1 at the constant answer, 0 at the target and beyond, whichever way the metric goes."""
+    assert to_go("accuracy", 0.2, 0.7, 0.2) == 1.0
+    assert to_go("accuracy", 0.45, 0.7, 0.2) == pytest.approx(0.5)
+    assert to_go("accuracy", 0.9, 0.7, 0.2) == 0.0
+    assert to_go("rmse", 3.0, 2.0, 4.0) == pytest.approx(0.5)
+    assert to_go("accuracy", -100.0, 0.7, 0.6) == WORST
+
+
+@pytest.mark.parametrize(
+    ("value", "target", "constant"),
+    [(None, 0.7, 0.2), (0.4, None, 0.2), (0.4, 0.7, None), (0.4, 0.7, 0.7), (0.4, 0.7, 0.9)],
+)
+def test_without_a_way_there_is_none_to_go(
+    value: float | None, target: float | None, constant: float | None
+) -> None:
+    """A figure is not known, or the constant answer has reached the target: the loss counts instead."""
+    assert to_go("accuracy", value, target, constant) is None
+
+
+def test_metrics_of_the_constant_answer_are_those_of_its_predictions() -> None:
+    """Class frequencies, and the mean, measured like any model, have the metrics that are told of them."""
+    y_N = np.array([0, 0, 0, 1, 1, 2])
+    frequencies_NC = np.tile(np.bincount(y_N) / len(y_N), (len(y_N), 1))
+    stats = metrics.classification_statistics(frequencies_NC, y_N)
+    told, measured = constant_metrics(stats), metrics.summarise(stats)
+    assert told == pytest.approx({name: measured[name] for name in told})
+    values_N = np.array([1.0, 2.0, 4.0, 9.0])
+    stats = metrics.regression_statistics(np.full(4, values_N.mean()), values_N)
+    told, measured = constant_metrics(stats), metrics.summarise(stats)
+    assert told == pytest.approx({name: measured[name] for name in told}, abs=1e-9)
+
+
+def test_without_rows_nothing_is_told_of_the_constant_answer() -> None:
+    """Statistics of no rows have no class frequencies."""
+    assert constant_metrics(metrics.classification_statistics(np.zeros((0, 2)), np.zeros(0, int))) == {}
+
+
+def test_a_cohort_is_worth_its_sites_with_diminishing_returns() -> None:
+    """Σ 1/j: nobody is worth nothing, one is worth one, and each further site adds less."""
+    worths = [worth_of(n) for n in range(6)]
+    assert worths[:3] == [0.0, 1.0, 1.5]
+    added = np.diff(worths)
+    assert (np.diff(added) < 0).all()

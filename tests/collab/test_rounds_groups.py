@@ -24,7 +24,7 @@ def terms(policy: Any = "everyone", **subtask: Any) -> Collaboration:
         "subtasks": {name: {**own, **subtask} for name in (*NAMES, "lone")},
         "decomposition": {"abc": {"by": "affinity", "subtasks": list(NAMES), "merge_rounds": 1}},
         "allocation": {"policy": policy},
-        "coordination": {"quorum": 1.0, "grace_s": 5, "deadline_s": 60, "min_coverage": 0},
+        "coordination": {"quorum": 1.0, "grace_s": 5, "deadline_s": 60, "min_coverage": 0, "patience": 2},
     }
     return parse(tables, "case")
 
@@ -74,6 +74,13 @@ def test_all_of_a_group_are_measured() -> None:
         "send a to one, attempt 1",
         "send a to two, attempt 1",
     ]
+
+
+def test_a_group_is_waited_for_as_long_as_all_of_it_takes() -> None:
+    """A site is overdue by the seconds of what it has of the group, not by the leader's alone."""
+    sent = [task.send for task in story().machine.cohorts["a"].tasks.values()]
+    patience = {send.site: send.patience_s or 0.0 for send in sent}
+    assert patience["one"] - 5 == pytest.approx((patience["two"] - 5) * 3 / 2)
 
 
 def test_groups_lead_from_the_next_round_on() -> None:

@@ -130,9 +130,11 @@ def test_a_draw_is_averaged_without_bias() -> None:
     np.testing.assert_allclose(expected, mean_w, rtol=1e-5)
 
 
-def test_chances_reach_the_average(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rule", ["fedavg", "fednova", "scaffold", "fedadam"])
+def test_chances_reach_the_average(rule: str, tmp_path: Path) -> None:
     """A policy that draws says with what chance, and the step is scaled by it: the log has every chance."""
-    made = tables({"iris": {**WEIGHTS, "max_sites": 1}}, rounds=2, allocation={"policy": "optimal_sampling"})
+    subtask = {**WEIGHTS, "max_sites": 1, "aggregation": rule}
+    made = tables({"iris": subtask}, rounds=2, allocation={"policy": "optimal_sampling"})
     found = run(made, tmp_path)
     drawn = sends(found)
     assert len(drawn) == 2

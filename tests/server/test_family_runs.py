@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from rich.console import Console
 
 from clients.app import app as client_app
 from clients.joint import AFFINITY
+from collab.allocation import everyone
+from collab.allocation.contract import Suggestion
 from collab.decomposition import affinity
 from collab.settings import parse, parse_toml
 from protocol.arrays import digest
@@ -246,6 +249,18 @@ def _huge(arrays: Named) -> Mapping[str, Any]:
     name = next(n for n in arrays if n.startswith("encoder/"))
     arrays[name] = np.full_like(arrays[name], 1e12)
     return {}
+
+
+def test_a_budget_counts_in_what_may_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site that is to do its epochs twice measures twice as often, and that is no fault."""
+    plain = everyone.allocate
+
+    def twice(*asked: Any) -> list[Suggestion]:
+        return [replace(one, budget=2.0) for one in plain(*asked)]
+
+    monkeypatch.setattr(everyone, "allocate", twice)
+    small = run(family(tmp_path, signs={"every": 1}), tmp_path)
+    assert {row["outcome"] for row in small.summary["allocations"]} == {"contributed"}
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_shuffled_beliefs_keep_no_name() -> None:
 @pytest.fixture(scope="module")
 def single() -> list[dict[str, Any]]:
     """Small runs of one subtask that every site can do."""
-    options = {"consilium": (("work", 1.0),)}
+    options = {"consilium": (("most", 1.0),)}
     return [
         measure(
             Job(policy, 1, options.get(policy, ()), "single", (("digits", DIGITS),)), SMALL, Path(os.devnull)
