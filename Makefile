@@ -48,6 +48,8 @@ benchmarks: .venv/.tools ## Measure all figures of the README anew (over an hour
 	$(call benchmark,unlike_architectures,unlike)
 	$(call benchmark,byzantine,byzantine)
 	$(call benchmark,negative_controls,controls)
+	$(call benchmark,affinity,affinity)
+	$(call benchmark,family_digits,family)
 	$(call benchmark,modality,modality)
 	$(BIN)/python simulations/benchmarks/readme_tables.py
 

@@ -5,33 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from clients import ballots, measure, prototypes, soft_labels, weights, whole, work
+from clients import ballots, joint, measure, prototypes, soft_labels, weights, whole, work
 from clients.site import Site, from_context
 from clients.state import SiteState
 from clients.work import Desk
+from protocol.bounds import Frozen
 from protocol.errors import ConsiliumError, MessageError
-from protocol.messages import (
-    Assignment,
-    EvaluationRequest,
-    Frozen,
-    FusionRequest,
-    Refusal,
-    Subtask,
-    SubtaskQuery,
-    WholeRequest,
-)
-from protocol.records import pack, unpack
+from protocol.fusing import FusionRequest, WholeRequest
+from protocol.messages import Assignment, EvaluationRequest, Refusal, SubtaskQuery
+from protocol.records import attached, detach, pack, unpack
 
 ROOT = Path(__file__).resolve().parent.parent
 
 app = ClientApp()
 
 
+A = TypeVar("A", Assignment, EvaluationRequest, FusionRequest, SubtaskQuery)
 Handler = Callable[[Message, Context], Message]
 
 
@@ -54,12 +49,19 @@ def _site(context: Context) -> Site:
     return from_context(context.node_config, context.run_config, ROOT)
 
 
-def _desk(context: Context, subtask: Subtask, addressee: str | None = None) -> Desk:
-    """Return the desk for ``subtask``; refuse a message that names another site."""
+def _asked(message: Message, context: Context, expected: type[A]) -> tuple[Desk, A, work.Reply]:
+    """Return the desk for what is asked, with the upstream models that came; the request; its own arrays.
+
+    Raises:
+        ProtocolError: it is another message, for another site, or its arrays are not what they should be.
+    """
     site = _site(context)
-    if addressee not in {None, site.name}:
+    request, arrays = unpack(detach(message.content), expected)
+    if not isinstance(request, SubtaskQuery) and request.site != site.name:
         raise MessageError("the message is for another site")
-    return Desk(site, SiteState(context.state), subtask)
+    desk = Desk(site, SiteState(context.state), request.subtask)
+    desk.keep_upstream(attached(message.content))
+    return desk, request, arrays
 
 
 def _reply(message: Message, answer: Frozen, arrays: work.Reply | None = None) -> Message:
@@ -77,35 +79,42 @@ def capability(message: Message, context: Context) -> Message:
 @_guarded
 def summary(message: Message, context: Context) -> Message:
     """Answer the statistics of the train rows of one subtask."""
-    query, _ = unpack(message.content, SubtaskQuery)
-    return _reply(message, work.summarise(_desk(context, query.subtask), query))
+    desk, query, _ = _asked(message, context, SubtaskQuery)
+    return _reply(message, work.summarise(desk, query))
 
 
 @app.query("trial")
 @_guarded
 def trial(message: Message, context: Context) -> Message:
     """Try models on the site's own rows."""
-    query, _ = unpack(message.content, SubtaskQuery)
-    return _reply(message, work.try_models(_desk(context, query.subtask), query))
+    desk, query, _ = _asked(message, context, SubtaskQuery)
+    return _reply(message, work.try_models(desk, query))
 
 
 @app.train("weights")
 @_guarded
 def train_weights(message: Message, context: Context) -> Message:
     """Do an assignment whose exchange is weights."""
-    assignment, arrays = unpack(message.content, Assignment)
-    desk = _desk(context, assignment.subtask, assignment.site)
+    desk, assignment, arrays = _asked(message, context, Assignment)
     return _reply(message, *weights.train_weights(desk, assignment, arrays))
+
+
+@app.train("joint")
+@_guarded
+def train_joint(message: Message, context: Context) -> Message:
+    """Do an assignment of a group that trains together."""
+    desk, assignment, arrays = _asked(message, context, Assignment)
+    return _reply(message, *joint.train_joint(desk, assignment, arrays))
 
 
 @app.train("soft_labels")
 @_guarded
 def train_soft_labels(message: Message, context: Context) -> Message:
     """Do an assignment whose exchange is soft labels."""
-    assignment, _ = unpack(message.content, Assignment)
+    desk, assignment, _ = _asked(message, context, Assignment)
     return _reply(
         message,
-        *soft_labels.train_soft_labels(_desk(context, assignment.subtask, assignment.site), assignment),
+        *soft_labels.train_soft_labels(desk, assignment),
     )
 
 
@@ -113,8 +122,7 @@ def train_soft_labels(message: Message, context: Context) -> Message:
 @_guarded
 def train_prototypes(message: Message, context: Context) -> Message:
     """Do an assignment whose exchange is prototypes."""
-    assignment, arrays = unpack(message.content, Assignment)
-    desk = _desk(context, assignment.subtask, assignment.site)
+    desk, assignment, arrays = _asked(message, context, Assignment)
     return _reply(message, *prototypes.train_prototypes(desk, assignment, arrays))
 
 
@@ -122,34 +130,31 @@ def train_prototypes(message: Message, context: Context) -> Message:
 @_guarded
 def train_finish(message: Message, context: Context) -> Message:
     """Let the site finish its own model with what is left of its budget."""
-    assignment, arrays = unpack(message.content, Assignment)
-    return _reply(
-        message, *work.finish_local(_desk(context, assignment.subtask, assignment.site), assignment, arrays)
-    )
+    desk, assignment, arrays = _asked(message, context, Assignment)
+    return _reply(message, *work.finish_local(desk, assignment, arrays))
 
 
 @app.train("alone")
 @_guarded
 def train_alone(message: Message, context: Context) -> Message:
     """Train the baseline that needs nobody else."""
-    assignment, _ = unpack(message.content, Assignment)
-    return _reply(message, *work.train_alone(_desk(context, assignment.subtask, assignment.site), assignment))
+    desk, assignment, _ = _asked(message, context, Assignment)
+    return _reply(message, *work.train_alone(desk, assignment))
 
 
 @app.evaluate("model")
 @_guarded
 def evaluate_model(message: Message, context: Context) -> Message:
     """Measure the model that came with the request."""
-    request, arrays = unpack(message.content, EvaluationRequest)
-    return _reply(message, *measure.evaluate(_desk(context, request.subtask, request.site), request, arrays))
+    desk, request, arrays = _asked(message, context, EvaluationRequest)
+    return _reply(message, *measure.evaluate(desk, request, arrays))
 
 
 @app.evaluate("digest")
 @_guarded
 def evaluate_digest(message: Message, context: Context) -> Message:
     """Distil the combined soft labels into the site's own model, then measure that."""
-    request, arrays = unpack(message.content, EvaluationRequest)
-    desk = _desk(context, request.subtask, request.site)
+    desk, request, arrays = _asked(message, context, EvaluationRequest)
     processed = soft_labels.digest(desk, request.model, request.round, arrays)
     return _reply(message, *measure.evaluate_local(desk, request, processed))
 
@@ -158,32 +163,32 @@ def evaluate_digest(message: Message, context: Context) -> Message:
 @_guarded
 def evaluate_local(message: Message, context: Context) -> Message:
     """Measure the site's own model."""
-    request, _ = unpack(message.content, EvaluationRequest)
-    return _reply(message, *measure.evaluate_local(_desk(context, request.subtask, request.site), request))
+    desk, request, _ = _asked(message, context, EvaluationRequest)
+    return _reply(message, *measure.evaluate_local(desk, request))
 
 
 @app.query("local_model")
 @_guarded
 def local_model(message: Message, context: Context) -> Message:
     """Hand over the site's own model, where its egress rules allow."""
-    query, _ = unpack(message.content, SubtaskQuery)
-    return _reply(message, *measure.local_model(_desk(context, query.subtask)))
+    desk, _, _ = _asked(message, context, SubtaskQuery)
+    return _reply(message, *measure.local_model(desk))
 
 
 @app.evaluate("ballot")
 @_guarded
 def ballot(message: Message, context: Context) -> Message:
     """Rank the other sites' models."""
-    request, arrays = unpack(message.content, FusionRequest)
-    return _reply(message, ballots.ballot(_desk(context, request.subtask, request.site), request, arrays))
+    desk, request, arrays = _asked(message, context, FusionRequest)
+    return _reply(message, ballots.ballot(desk, request, arrays))
 
 
 @app.evaluate("fusion")
 @_guarded
 def fusion(message: Message, context: Context) -> Message:
     """Measure the candidates of a fusion and what the site deploys."""
-    request, arrays = unpack(message.content, FusionRequest)
-    return _reply(message, *measure.fuse(_desk(context, request.subtask, request.site), request, arrays))
+    desk, request, arrays = _asked(message, context, FusionRequest)
+    return _reply(message, *measure.fuse(desk, request, arrays))
 
 
 @app.evaluate("whole")

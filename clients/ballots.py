@@ -9,7 +9,7 @@ from clients.measure import candidate_outputs, forward_cost, targets
 from clients.work import Desk
 from collab.metrics import PROBABILITY_FLOOR
 from protocol.arrays import Arrays
-from protocol.messages import BallotPaper, FusionRequest
+from protocol.fusing import BallotPaper, FusionRequest
 
 Floats = NDArray[np.float64]
 
@@ -33,7 +33,8 @@ def ballot(desk: Desk, request: FusionRequest, arrays: Arrays) -> BallotPaper:
         update={
             "order": tuple(name for _, name in others),
             "approved": tuple(name for loss, name in others if loss < limit),
-            "examples_processed": forward_cost(len(examples) * len(request.candidates)),
+            "examples_processed": forward_cost(len(examples) * len(request.candidates))
+            + desk.upstream_cost(len(examples)),
         }
     )
 

@@ -19,6 +19,7 @@ from collab.data.examples import Examples
 from collab.data.formats import load_public
 from collab.data.splits import split
 from collab.data.targets import class_mask
+from collab.decomposition.dag import conflicts
 from collab.decomposition.view import inputs_of, rows_of
 from collab.plugins import unknown
 from collab.scenario import inputs_wanted, public_set, scenario_data, site_file
@@ -85,7 +86,8 @@ class ScenarioCustody:
             raise DataError(f"subtask '{subtask.name}': site '{self.site}' has no data for it")
         name = str(self.collaboration.subtasks[subtask.name].data)
         seed = self.collaboration.seed
-        return _split(data.by_site[self.site], self.collaboration.data[name], seed, name, self.site)
+        config = self.collaboration.data[name]
+        return _split(data.by_site[self.site], config, (seed, name, self.site), subtask.family)
 
     def public(self, subtask: Subtask) -> Examples:
         """Return the rows that were held out of the data before it was dealt out."""
@@ -114,11 +116,14 @@ class DeploymentCustody:
     def whole(self, subtask: Subtask) -> SiteRows:
         """Return all rows of the site's own file, split; a part's file is its whole's."""
         config = self._config(_block(subtask))
+        for above in sorted({one.whole or one.name for one in subtask.upstream} & self.data.keys()):
+            for why in conflicts(config, self.data[above]):
+                raise DataError(f"data '{_block(subtask)}' and '{above}' at site '{self.site}': {why}")
         labels = subtask.labels if subtask.part is None else subtask.part.labels
         kind = named_kind(subtask.kind)
         inputs = inputs_wanted(config, kind, subtask.part)
         examples = site_file(config, kind.output, inputs, labels, self.base)
-        return _split(examples, config, subtask.seed, subtask.data, self.site)
+        return _split(examples, config, (subtask.seed, subtask.data, self.site), subtask.family)
 
     def public(self, subtask: Subtask) -> Examples:
         """Return the public set, from the block ``[data.SUBTASK-public]`` of ``site.toml``."""
@@ -137,8 +142,11 @@ class DeploymentCustody:
         return self.data[name]
 
 
-def _split(examples: Examples, config: DataConfig, seed: int, data_name: str, site: str) -> SiteRows:
-    parts = split(examples, config.split, seed=seed, data_name=data_name, site=site)
+def _split(
+    examples: Examples, config: DataConfig, drawn_from: tuple[int, str, str], family: str | None
+) -> SiteRows:
+    seed, data_name, site = drawn_from
+    parts = split(examples, config.split, seed=seed, data_name=data_name, site=site, family=family)
     return SiteRows(
         train=examples.take(parts.train),
         validation=examples.take(parts.validation),

@@ -7,9 +7,22 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from collab.decomposition import affinity
 from collab.terms import EgressTerms
+from protocol.arrays import Arrays
 
 _ROUND_TO = 10
+
+
+def affinities(sums: Arrays, subtasks: int) -> dict[str, NDArray[np.float64]]:
+    """Return sums of affinities as they leave; raise ``ArraysError`` for what no measurements give."""
+    affinity.check_sums(sums, subtasks)
+    return {name: np.asarray(array) for name, array in sums.items()}
+
+
+def no_affinities(subtasks: int) -> dict[str, NDArray[np.float64]]:
+    """Return the sums of a site whose rules let no affinities out: of no measurement."""
+    return affinity.no_sums(subtasks)
 
 
 def histogram(counts_C: NDArray[np.floating], terms: EgressTerms) -> tuple[float, ...]:

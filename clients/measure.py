@@ -6,12 +6,14 @@ Only mergeable statistics leave; they are sums over rows.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from clients.work import Desk, Reply, raw_outputs, train_counts
 from collab import metrics
 from collab.calibration import apply_temperature, temperature_from, temperature_statistics
 from collab.data.examples import Examples
+from collab.decomposition import chain
 from collab.fusion.pool import PoolState, apply_pool, fit_pool, pool_to_arrays
 from collab.models.contract import inference_mib
 from collab.paired import compare
@@ -20,14 +22,8 @@ from collab.sparse import compress
 from collab.training import Rows
 from protocol.arrays import Arrays
 from protocol.errors import MessageError
-from protocol.messages import (
-    FINAL,
-    Candidate,
-    Evaluation,
-    EvaluationRequest,
-    FusionRequest,
-    LocalModel,
-)
+from protocol.fusing import FINAL, Candidate, FusionRequest
+from protocol.messages import Evaluation, EvaluationRequest, LocalModel
 
 Floats = NDArray[np.float64]
 
@@ -83,7 +79,8 @@ def fuse(desk: Desk, request: FusionRequest, arrays: Arrays) -> tuple[Evaluation
         subtask=desk.subtask.name,
         site=desk.site.name,
         num_examples=len(examples),
-        examples_processed=forward_cost(len(examples) * len(request.candidates)),
+        examples_processed=forward_cost(len(examples) * len(request.candidates))
+        + desk.upstream_cost(len(examples)),
     )
     if not len(examples):
         return answer, {}
@@ -100,9 +97,20 @@ def fuse(desk: Desk, request: FusionRequest, arrays: Arrays) -> tuple[Evaluation
     final_NK = outputs_MNK[0] if request.candidates[0].name == FINAL else None
     if final_NK is not None:
         reply |= _prefixed("final", _statistics(desk, final_NK, examples))
+        reply |= _ablated(desk, request, arrays, examples)
         if desk.kind.output == "classes":
             reply |= _prefixed("calibrated", _statistics(desk, calibrated_MNK[0], examples))
     return answer, reply | _deployed(desk, request, arrays, examples, final_NK)
+
+
+def _ablated(desk: Desk, request: FusionRequest, arrays: Arrays, examples: Examples) -> Reply:
+    """Measure the final model where upstream subtasks say the same of all rows: their mean on train rows."""
+    if not desk.subtask.upstream:
+        return {}
+    x = chain.ablated(desk.inputs(examples), desk.inputs(desk.raw().train), desk.subtask)
+    rows = Rows(torch.as_tensor(x).to(desk.site.device), desk.kind.target(examples.y))
+    found_1NK = candidate_outputs(desk, request.candidates[:1], arrays, rows)
+    return _prefixed("ablated", _statistics(desk, found_1NK[0], examples))
 
 
 def _on_validation(desk: Desk, request: FusionRequest, arrays: Arrays, examples: Examples) -> Floats:
@@ -241,7 +249,7 @@ def _evaluation(desk: Desk, request: EvaluationRequest, num_examples: int, proce
         subtask=desk.subtask.name,
         site=desk.site.name,
         num_examples=num_examples,
-        examples_processed=processed + forward_cost(num_examples),
+        examples_processed=processed + forward_cost(num_examples) + desk.upstream_cost(num_examples),
     )
 
 

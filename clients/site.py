@@ -17,8 +17,9 @@ from collab.collaboration import Collaboration
 from collab.data.config import DataConfig
 from collab.settings import from_run_config, parse_toml, read_text, validate
 from collab.terms import EgressTerms, Positive
+from protocol.bounds import Frozen, Name
 from protocol.errors import ConfigError
-from protocol.messages import Capability, Frozen, Name
+from protocol.messages import Capability
 
 PARTITION_KEY = "partition-id"
 SITE_KEY = "site"

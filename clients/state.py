@@ -25,7 +25,8 @@ class SiteState:
     """Models by subtask and role.
 
     ``local`` is the last one trained on private rows, ``digested`` the one that has taken in the
-    others' soft labels since, ``alone`` the one trained without others.
+    others' soft labels since, ``alone`` the one trained without others, ``upstream`` the final one of a
+    subtask that another comes after (its digest in the place of its architecture).
     """
 
     def __init__(self, records: RecordDict) -> None:

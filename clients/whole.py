@@ -16,7 +16,7 @@ from collab.collaboration import named_kind
 from collab.data.examples import Examples
 from collab.decomposition.modality import IMAGE, View, outputs
 from collab.decomposition.modality_terms import ModalityTerms
-from collab.decomposition.terms import DecompositionTerms, LabelHierarchyTerms
+from collab.decomposition.terms import LabelHierarchyTerms, WholeTerms
 from collab.decomposition.view import inputs_of, lacks
 from collab.decomposition.whole import statistics
 from collab.models.contract import inference_mib
@@ -24,7 +24,8 @@ from collab.settings import validate
 from collab.sparse import compress
 from protocol.arrays import Arrays
 from protocol.errors import MessageError
-from protocol.messages import Evaluation, Subtask, WholePart, WholeRequest
+from protocol.fusing import WholePart, WholeRequest
+from protocol.messages import Evaluation, Subtask
 
 
 def evaluate_whole(
@@ -57,11 +58,11 @@ def evaluate_whole(
     return answer, compress(statistics(terms, said, rows.y, priors))
 
 
-def terms_of(request: WholeRequest) -> DecompositionTerms:
+def terms_of(request: WholeRequest) -> WholeTerms:
     """Return the decomposition that a request is of; raises as ``evaluate_whole``."""
     where = f"whole '{request.whole}'"
     if request.fusion == "product":
-        terms: DecompositionTerms = validate(ModalityTerms, _modalities(request), where)
+        terms: WholeTerms = validate(ModalityTerms, _modalities(request), where)
     else:
         tables = request.model_dump(include={"groups", "outside", "fusion"}) | {"by": "label_hierarchy"}
         terms = validate(LabelHierarchyTerms, tables, where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +18,14 @@ from clients.state import SiteState
 from collab.collaboration import named_kind
 from collab.data.examples import Examples
 from collab.data.preprocess import Preprocessing, measure
+from collab.decomposition import chain
 from collab.kinds.contract import Kind
 from collab.models.contract import build, from_arrays, to_arrays
 from collab.personal import kept_local
 from collab.rng import derive, generator
 from collab.training import Rows, Trained, mean_loss, outputs, train, train_early_stopped
 from protocol.arrays import Arrays, check, digest, spec_of
-from protocol.errors import DataError, MessageError
+from protocol.errors import DataError, MessageError, UpstreamError
 from protocol.messages import (
     Assignment,
     Capability,
@@ -35,6 +37,9 @@ from protocol.messages import (
 )
 
 Reply = dict[str, NDArray[Any]]
+
+# The role of an upstream subtask's final model in a site's memory; its digest stands for its name there.
+UPSTREAM = "upstream"
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,62 @@ class Desk:
         return self.site.custody.rows(self.subtask)
 
     def rows(self, examples: Examples) -> Rows:
-        """Return preprocessed inputs and targets on the site's device."""
-        x = torch.as_tensor(self.preprocessing.transform(examples)).to(self.site.device)
+        """Return preprocessed inputs and targets on the site's device.
+
+        Where the subtask comes after others, what their final models say of the rows is part of the inputs.
+        """
+        x = torch.as_tensor(self.inputs(examples)).to(self.site.device)
         return Rows(x, self.kind.target(examples.y).to(self.site.device))
+
+    def inputs(self, examples: Examples) -> NDArray[np.float32]:
+        """Return what a model of the subtask reads of ``examples``, upstream outputs included.
+
+        Raises:
+            UpstreamError: upstream models are not here.
+            DataError: the site's memory does not hold one of them, or a column is missing.
+        """
+        arrays = self.upstream()
+        if arrays and (mib := chain.memory_mib(self.subtask, arrays)) > self.site.capability.memory_mib:
+            raise DataError(
+                f"subtask '{self.subtask.name}': an upstream model takes {mib:.0f} MiB to predict"
+            )
+        return chain.inputs(self.subtask, lambda _: examples, arrays, self.site.device)
+
+    def upstream(self) -> dict[str, Mapping[str, NDArray[Any]]]:
+        """Return the arrays of the upstream models that are kept here and are those that the server means."""
+        found = {}
+        for one in self.subtask.upstream:
+            kept = self.state.get(one.name, UPSTREAM)
+            if kept is not None and one.settled is not None and kept.model == one.settled.digest:
+                found[one.name] = kept.arrays
+        missing = [one.name for one in self.subtask.upstream if one.name not in found]
+        if missing:
+            raise UpstreamError(
+                f"subtask '{self.subtask.name}': no final model of {', '.join(missing)} here: send it along"
+            )
+        return found
+
+    def upstream_cost(self, num_rows: int) -> int:
+        """Return the work of upstream models on so many rows, in training examples: a third of one each."""
+        return -(-num_rows * len(self.subtask.upstream) // 3)
+
+    def keep_upstream(self, arrays: Arrays) -> None:
+        """Check and keep upstream models that came with a message, as ``SUBTASK/NAME``.
+
+        Raises:
+            MessageError: some are of no subtask that this one comes after.
+            UpstreamError, ArraysError: see ``chain.check_arrays``.
+        """
+        given: dict[str, Reply] = {}
+        for key, array in arrays.items():
+            name, _, rest = key.partition("/")
+            given.setdefault(name, {})[rest] = array
+        known = {one.name: one for one in self.subtask.upstream}
+        for name, own in given.items():
+            if name not in known:
+                raise MessageError(f"subtask '{self.subtask.name}' does not come after the models sent along")
+            chain.check_arrays(known[name], self.subtask, own)
+            self.state.put(name, digest(own), own, role=UPSTREAM)
 
     def public(self) -> torch.Tensor:
         """Return the preprocessed public set; refuse one that differs from the server's."""
@@ -76,7 +134,7 @@ class Desk:
     def fresh(self, name: str) -> nn.Module:
         """Return the model ``name`` with the parameters that every site of this seed starts from."""
         seed = derive(self.subtask.seed, self.subtask.name, name, "initial")
-        shape = self.preprocessing.input_shape
+        shape = chain.input_shape(self.subtask)
         return build(name, shape, self.subtask.outputs, seed).to(self.site.device)
 
     def model(self, name: str, arrays: Arrays) -> nn.Module:
@@ -230,7 +288,7 @@ def contribution(
         model=assignment.model,
         exchange=desk.subtask.exchange,
         num_examples=num_examples,
-        examples_processed=trained.processed,
+        examples_processed=trained.processed + desk.upstream_cost(num_examples),
         steps=trained.steps,
         digest=digest(given),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,27 +14,38 @@ Outcome = Literal["asked", "contributed", "late", "rejected", "lost", "silent"]
 
 @dataclass
 class Task:
-    """One assignment and what became of it."""
+    """One assignment and what became of it; ``of`` is how many examples it has of each subtask it trains."""
 
     send: Send
-    examples: int
+    of: Mapping[str, int]
     outcome: Outcome = "asked"
     detail: str = ""
     sent_s: float = 0.0
     answered_s: float | None = None
 
+    @property
+    def examples(self) -> int:
+        """All its examples; a row with labels of two subtasks counts twice."""
+        return sum(self.of.values())
+
 
 @dataclass
 class Cohort:
-    """The assignments of one subtask in one round."""
+    """The assignments of one subtask in one round, or of a group under its leader's name."""
 
     subtask: str
     opened_s: float
+    group: tuple[str, ...]
     tasks: dict[str, Task] = field(default_factory=dict)
     grace_ends_s: float = math.inf
     closed: bool = False
-    measured: bool = False
+    measured: set[str] = field(default_factory=set)
     evaluating: bool = False
+
+    @property
+    def unmeasured(self) -> list[str]:
+        """What of the group is still to be measured."""
+        return [name for name in self.group if name not in self.measured]
 
     def with_outcome(self, outcome: Outcome) -> dict[str, Task]:
         """Return the tasks that ended so, in order of site name."""

@@ -11,12 +11,15 @@ from collab.aggregation import contract as aggregation
 from collab.allocation.feasibility import options_of
 from collab.allocation.predicates import compile_rule
 from collab.data.config import DataConfig, PartitionConfig
-from collab.decomposition.terms import DecompositionTerms, name_of
+from collab.decomposition import dag, families
+from collab.decomposition.affinity_terms import AffinityTerms
+from collab.decomposition.terms import DecompositionTerms, WholeTerms, name_of
 from collab.fusion.contract import check_task
 from collab.kinds.contract import Kind
 from collab.personal import check_ditto
 from collab.scaffold import check_scaffold
 from collab.soft_labels import contract as soft_labels
+from collab.teacher_checks import check_teacher
 from collab.terms import (
     AllocationTerms,
     Coordination,
@@ -29,8 +32,10 @@ from collab.terms import (
     SubtaskTerms,
     wire_of,
 )
+from protocol.bounds import Frozen, Name
 from protocol.errors import ConfigError
-from protocol.messages import FINAL, Frozen, Name, PartOf
+from protocol.fusing import FINAL
+from protocol.parts import PartOf
 
 
 class Collaboration(Frozen):
@@ -84,16 +89,26 @@ class Collaboration(Frozen):
         """Return the scenario's sites that have data of ``subtask``, in order of name."""
         return tuple(sorted(n for n, p in self.sites.items() if p.subtasks is None or subtask in p.subtasks))
 
+    @property
+    def wholes(self) -> dict[str, WholeTerms]:
+        """The decompositions that replaced a subtask by its parts."""
+        return {n: t for n, t in self.decomposition.items() if not isinstance(t, AffinityTerms)}
+
+    @property
+    def families(self) -> dict[str, AffinityTerms]:
+        """The decompositions whose subtasks train together first, then in groups."""
+        return {n: t for n, t in self.decomposition.items() if isinstance(t, AffinityTerms)}
+
     def parts_of(self, whole: str) -> dict[str, str]:
         """Return the subtask of each part of a decomposition by the part's short name."""
-        return {part: name_of(whole, part) for part in self.decomposition[whole].names}
+        return {part: name_of(whole, part) for part in self.wholes[whole].names}
 
     def view_of(self, subtask: str) -> PartOf | None:
         """Return which rows of its whole ``subtask`` takes; None if it is no part of one."""
         whole = self.subtasks[subtask].part_of
         if whole is None:
             return None
-        return self.decomposition[whole].view(whole, subtask.removeprefix(name_of(whole, "")))
+        return self.wholes[whole].view(whole, subtask.removeprefix(name_of(whole, "")))
 
 
 def named_kind(name: str) -> Kind:
@@ -130,7 +145,7 @@ def _with_defaults(name: str, terms: SubtaskTerms) -> SubtaskTerms:
             plugins.load("models", model)
         metric = _metric(terms, kind)
         _check_rules(terms)
-        _check_teacher(terms, models, student)
+        check_teacher(terms, [m.name for m in models], student)
         _check_ensemble(terms, kind)
     except ConfigError as error:
         raise ValueError(f"subtask '{name}': {error}") from None
@@ -223,29 +238,6 @@ def _check_ensemble(terms: SubtaskTerms, kind: Kind) -> None:
         )
 
 
-def _check_teacher(terms: SubtaskTerms, models: tuple[ModelChoice, ...], student: str) -> None:
-    """Refuse an imported model that could not join: no public set to speak on, or nothing to start."""
-    teacher = terms.teacher
-    if teacher is None:
-        return
-    if teacher.join == "teacher":
-        if terms.exchange != "soft_labels" or terms.soft_labels is None:
-            raise ConfigError("a teacher speaks on a public set: it needs exchange = 'soft_labels'")
-        rule = terms.soft_labels.combine.rule
-        if soft_labels.needs(plugins.load("soft_labels", rule)):
-            raise ConfigError(
-                f"soft_labels '{rule}' needs of each voter what an imported teacher cannot tell"
-            )
-        return
-    if terms.exchange == "prototypes":
-        raise ConfigError("prototypes exchange no model: there is nothing that a teacher could start")
-    starts = [student] if terms.exchange == "soft_labels" else [m.name for m in models]
-    if teacher.model not in starts:
-        raise ConfigError(
-            f"teacher: its model is '{teacher.model}', but what it could start is: {', '.join(starts)}"
-        )
-
-
 def _check_sites(c: Collaboration, name: str) -> Iterator[str]:
     """Yield what a rule needs of the number of sites, where a scenario can never have so many."""
     terms = c.subtasks[name]
@@ -272,6 +264,8 @@ def _cross_references(c: Collaboration) -> Iterator[str]:
     except ConfigError as error:
         yield str(error)
     yield from _decompositions(c)
+    yield from families.cross_references(c, {n: kind_of(t).inputs for n, t in c.subtasks.items()})
+    yield from dag.problems(c.subtasks, lambda terms: kind_of(terms).inputs, c.data, c.rounds)
     for name in c.partition:
         if name not in {"default", *c.subtasks, *c.decomposition}:
             yield plugins.unknown(f"subtask '{name}' in [partition]", name, c.subtasks)
@@ -284,7 +278,7 @@ def _cross_references(c: Collaboration) -> Iterator[str]:
 
 def _decompositions(c: Collaboration) -> Iterator[str]:
     """Yield what is wrong where a whole and its parts do not belong together."""
-    for whole, terms in c.decomposition.items():
+    for whole, terms in c.wholes.items():
         if terms.subtask is None:
             yield f"decomposition '{whole}' is not written out: read the file with collab.settings.parse"
             return
@@ -297,10 +291,8 @@ def _decompositions(c: Collaboration) -> Iterator[str]:
     for name, part in c.subtasks.items():
         if part.part_of is None:
             continue
-        if part.part_of not in c.decomposition:
-            yield plugins.unknown(
-                f"whole '{part.part_of}' of subtask '{name}'", part.part_of, c.decomposition
-            )
+        if part.part_of not in c.wholes:
+            yield plugins.unknown(f"whole '{part.part_of}' of subtask '{name}'", part.part_of, c.wholes)
         elif name not in c.parts_of(part.part_of).values():
             yield f"subtask '{name}' is no part of '{part.part_of}': leave out part_of"
         elif kind_of(part).output != "classes":

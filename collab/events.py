@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from collab.allocation.contract import LARGEST_BUDGET
-from protocol.messages import Amount, Capability, Count, Frozen, Name, Round, Text
+from protocol.bounds import Amount, Count, Frozen, Name, Round, Text
+from protocol.messages import Capability
 
 AssignmentKey = Annotated[str, Field(max_length=400)]
 Seconds = Amount
@@ -98,6 +99,26 @@ class Evaluated(_Event):
     credits: dict[Name, Amount] = {}
 
 
+class Grouped(_Event):
+    """A family that trained together is split: from the next round on each group has its own encoder.
+
+    ``affinity`` is Z (``collab.decomposition.affinity``), row i on column j in the order of ``subtasks``,
+    ``standard_errors`` its own (None: too few measurements), ``value`` what the groups are worth by it,
+    ``exact`` whether no better ones exist. ``looked`` is what measuring took, in examples of training.
+    """
+
+    type: Literal["grouped"] = "grouped"
+    round: Round
+    family: Name
+    subtasks: Annotated[tuple[Name, ...], Field(max_length=64)]
+    groups: Annotated[tuple[tuple[Name, ...], ...], Field(max_length=64)]
+    affinity: Annotated[tuple[tuple[float, ...], ...], Field(max_length=64)]
+    standard_errors: Annotated[tuple[tuple[float | None, ...], ...], Field(max_length=64)]
+    value: float
+    exact: bool
+    looked: Count
+
+
 class Vote(Frozen):
     """One site's ballot on the others' models: best first, and which of them it approves of."""
 
@@ -113,6 +134,15 @@ class Polled(_Event):
     round: Round
     subtask: Name
     votes: Annotated[tuple[Vote, ...], Field(max_length=100_000)]
+
+
+class Settled(_Event):
+    """A subtask that others come after is over; ``has_model`` says whether it came to a final model."""
+
+    type: Literal["settled"] = "settled"
+    round: Round
+    subtask: Name
+    has_model: bool
 
 
 class Weighed(Frozen):
@@ -222,6 +252,14 @@ class Skip(Frozen):
     reason: Text
 
 
+class Settle(Frozen):
+    """These subtasks are over and others come after them: finish their models, which no longer change."""
+
+    type: Literal["settle"] = "settle"
+    round: Round
+    subtasks: tuple[Name, ...]
+
+
 class Finish(Frozen):
     """The run is complete."""
 
@@ -237,11 +275,20 @@ class Abort(Frozen):
 
 
 Event = Annotated[
-    SiteJoined | SiteLost | Started | Arrived | Rejected | TimePassed | Evaluated | Polled,
+    SiteJoined
+    | SiteLost
+    | Started
+    | Arrived
+    | Rejected
+    | TimePassed
+    | Evaluated
+    | Polled
+    | Settled
+    | Grouped,
     Field(discriminator="type"),
 ]
 Instruction = Annotated[
-    Decided | Poll | Send | Refuse | Wait | Discard | Aggregate | Evaluate | Skip | Finish | Abort,
+    Decided | Poll | Send | Refuse | Wait | Discard | Aggregate | Evaluate | Skip | Settle | Finish | Abort,
     Field(discriminator="type"),
 ]
 

@@ -15,7 +15,7 @@ is left.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from collab.allocation.contract import Belief
@@ -145,21 +145,28 @@ class Beliefs:
         """A site is there; one that comes back keeps its record."""
         self._standings.setdefault(site, Standing())
 
-    def answered(self, site: str, subtask: str, round_: int, work_s: float, seconds: float) -> None:
-        """A contribution came in time, after ``seconds`` where ``work_s`` were predicted from capability."""
-        before = self._pair(site, subtask)
-        self._pairs[site, subtask] = replace(
-            before, attempts=before.attempts + 1, last_asked=round_, last_round=round_
-        )
+    def answered(
+        self, site: str, subtasks: Iterable[str], round_: int, work_s: float, seconds: float
+    ) -> None:
+        """A contribution came in time, after ``seconds`` where ``work_s`` were predicted from capability.
+
+        It is of one subtask, or of those of a group that the site has.
+        """
+        for subtask in subtasks:
+            before = self._pair(site, subtask)
+            self._pairs[site, subtask] = replace(
+                before, attempts=before.attempts + 1, last_asked=round_, last_round=round_
+            )
         self._paces[site] = self._paces.get(site, Pace()).observe(work_s, seconds)
         self._standings[site] = self.standing(site).answered(True)
 
-    def failed(self, site: str, subtask: str, round_: int, *, poisoned: bool) -> None:
+    def failed(self, site: str, subtasks: Iterable[str], round_: int, *, poisoned: bool) -> None:
         """An assignment gave nothing, a gain of 0; ``poisoned``: what came was refused as impossible."""
-        before = self._pair(site, subtask)
-        self._pairs[site, subtask] = replace(
-            before, attempts=before.attempts + 1, last_asked=round_, gains=before.gains.plus(0.0)
-        )
+        for subtask in subtasks:
+            before = self._pair(site, subtask)
+            self._pairs[site, subtask] = replace(
+                before, attempts=before.attempts + 1, last_asked=round_, gains=before.gains.plus(0.0)
+            )
         standing = self.standing(site).answered(False)
         self._standings[site] = standing.credited(0.0, round_) if poisoned else standing
 

@@ -116,6 +116,16 @@ def regression_statistics(predictions_N: NDArray[Any], y_N: NDArray[Any]) -> dic
     }
 
 
+def target_moments(statistics: Arrays) -> tuple[float, float] | None:
+    """Return mean and standard deviation of a regression's target; None if there is none that varies."""
+    if "target" not in statistics or num_examples(statistics) < 2:
+        return None
+    total, squares = statistics["target"]
+    mean = float(total) / num_examples(statistics)
+    deviation = float(np.sqrt(max(float(squares) / num_examples(statistics) - mean**2, 0.0)))
+    return (mean, deviation) if deviation > 1e-9 * max(1.0, abs(mean)) else None
+
+
 def merge(statistics: Sequence[Arrays]) -> dict[str, NDArray[Any]]:
     """Return the sum of ``statistics``, added in the order given; ``{}`` for none.
 

@@ -57,6 +57,13 @@ def to_go(metric: str, value: float | None, target: float | None, constant: floa
     return min(max((value - target) / (constant - target), 0.0), WORST)
 
 
+def is_there(metric: str, value: float | None, target: float | None) -> bool:
+    """Return whether ``value`` is as good as ``target``; never where one of them is not known."""
+    if value is None or target is None:
+        return False
+    return value == target or metrics.is_better(metric, value, target)
+
+
 def constant_metrics(merged: Arrays) -> dict[str, float]:
     """Return what the best constant answer on these rows has of each metric, where that can be told.
 

@@ -7,7 +7,7 @@ policy, with who may stand in for a silent site, and with what the policy's answ
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from collab import plugins
 from collab.aggregation import contract as aggregation
@@ -16,6 +16,8 @@ from collab.allocation.feasibility import Plan, obstacles, options_of, plan
 from collab.collaboration import Collaboration
 from collab.events import Decided, Polled, SiteJoined, Weighed
 from collab.feedback import Beliefs
+from collab.groups import Groups
+from collab.joint_views import joint_belief, joint_view
 from collab.terms import SubtaskTerms
 
 # A log line holds at most so many pairs that were passed over: those of highest score.
@@ -29,6 +31,7 @@ class Roster:
     """The sites of a run, the beliefs about them, and their last votes."""
 
     terms: Collaboration
+    groups: Groups
     sites: dict[str, SiteJoined] = field(default_factory=dict)
     model_mib: dict[str, float] = field(default_factory=dict)
     beliefs: Beliefs = field(default_factory=Beliefs)
@@ -57,9 +60,15 @@ class Roster:
         every = getattr(options_of(policy.rule, choice, policy.options), "every", POLL_EVERY)
         return (round_ - 2) % int(every) == 0
 
-    def work_s(self, site: str, subtask: str) -> float:
-        """Return the seconds of one round that the site's own figures predict."""
-        return self.sites[site].seconds.get(subtask, 0.0)
+    def work_s(self, site: str, group: Sequence[str]) -> float:
+        """Return the seconds of one round of a group that the site's own figures predict."""
+        return sum(self.sites[site].seconds.get(subtask, 0.0) for subtask in group)
+
+    def work_of(self, site: str, group: Sequence[str]) -> tuple[str, dict[str, int]]:
+        """Return the model that a site holds for a group, and its examples of each subtask that it has."""
+        joined = self.sites[site]
+        have = {k: joined.capability.subtasks[k] for k in group if k in joined.models}
+        return joined.models[next(iter(have))], have
 
     def request(self, round_: int, active: Sequence[str]) -> Request:
         """Return the question of one round."""
@@ -110,7 +119,10 @@ class Roster:
         return best.name if best else None
 
     def subtask_view(self, name: str) -> SubtaskView:
-        """Return what a policy sees of a subtask."""
+        """Return what a policy sees of a subtask, or of the group that it leads."""
+        return joint_view([self._view(member) for member in self.groups.led_by(name)])
+
+    def _view(self, name: str) -> SubtaskView:
         terms, record = self.terms.subtasks[name], self.beliefs.subtask(name)
         return SubtaskView(
             name=name,
@@ -130,6 +142,11 @@ class Roster:
         """Return what a policy sees of a site."""
         joined, standing = self.sites[name], self.beliefs.standing(name)
         c = joined.capability
+        # A site that has some of a group can do the group, under its leader's name.
+        led = {k: self.groups.led_by(k) for k in self.terms.subtasks}
+        some = {k: [m for m in group if m in c.subtasks] for k, group in led.items() if len(group) > 1}
+        examples = {k: sum(c.subtasks[m] for m in have) for k, have in some.items() if have}
+        work_s = joined.seconds | {k: self.work_s(name, led[k]) for k in examples}
         return SiteView(
             name=name,
             memory_mib=c.memory_mib,
@@ -138,8 +155,8 @@ class Roster:
             examples_per_s=c.examples_per_s,
             bandwidth_mbit=c.bandwidth_mbit,
             price=c.price,
-            examples=c.subtasks,
-            seconds={k: self.beliefs.seconds(name, work_s)[0] for k, work_s in joined.seconds.items()},
+            examples={**c.subtasks, **examples},
+            seconds={k: self.beliefs.seconds(name, seconds)[0] for k, seconds in work_s.items()},
             class_counts=joined.class_counts,
             reputation=standing.reputation,
             on_probation=standing.on_probation,
@@ -147,13 +164,24 @@ class Roster:
         )
 
     def belief(self, site: str, subtask: str, round_: int) -> Belief:
-        """Return what is believed of a pair as a round is planned."""
-        examples = self.sites[site].capability.subtasks.get(subtask, 0)
-        return self.beliefs.belief(site, subtask, self.work_s(site, subtask), round_, examples)
+        """Return what is believed of a site and a subtask or the group that it leads."""
+        group, offered = self.groups.led_by(subtask), self.sites[site].capability.subtasks
+        have = [m for m in group if m in self.sites[site].seconds] or [subtask]
+        own = {
+            m: self.beliefs.belief(site, m, self.work_s(site, [m]), round_, offered.get(m, 0)) for m in have
+        }
+        if len(group) == 1:
+            return own[subtask]
+        seconds, seconds_sd = self.beliefs.seconds(site, self.work_s(site, group))
+        found = joint_belief([self._view(m) for m in group], own)
+        return replace(found, seconds=seconds, seconds_sd=seconds_sd)
 
     def _last_rounds(self, active: Sequence[str]) -> dict[tuple[str, str], int]:
         pairs = ((site, subtask) for site in self.sites for subtask in active)
-        found = {(s, k): self.beliefs.last_round(s, k) for s, k in pairs}
+        found = {
+            (s, k): max(self.beliefs.last_round(s, member) for member in self.groups.led_by(k))
+            for s, k in pairs
+        }
         return {pair: round_ for pair, round_ in found.items() if round_}
 
 

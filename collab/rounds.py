@@ -26,12 +26,15 @@ from collab.events import (
     Evaluated,
     Event,
     Finish,
+    Grouped,
     Instruction,
     Poll,
     Polled,
     Refuse,
     Rejected,
     Send,
+    Settle,
+    Settled,
     SiteJoined,
     SiteLost,
     Skip,
@@ -40,9 +43,10 @@ from collab.events import (
     Wait,
 )
 from collab.feedback import Contributed, Measured
-from collab.metrics import is_better
-from collab.objective import to_go
+from collab.groups import Groups
+from collab.objective import is_there, to_go
 from collab.roster import Roster
+from collab.sequence import Sequence
 from protocol.messages import assignment_id
 
 MAX_ATTEMPTS = 3
@@ -55,10 +59,12 @@ class Rounds:
     def __init__(self, collaboration: Collaboration, run: str) -> None:
         self._terms = collaboration
         self._run = run
-        self.roster = Roster(collaboration)
+        self.groups = Groups({n: t.subtasks for n, t in collaboration.families.items()})
+        self.roster = Roster(collaboration, self.groups)
         self.request: Request | None = None
         self._polling: set[str] = set()
-        self._stopped: set[str] = set()
+        self._settling: set[str] = set()
+        self._sequence = Sequence(collaboration.subtasks, self.groups)
         self._now_s = 0.0
         self._empty_rounds = 0
         self.round = 0
@@ -83,8 +89,7 @@ class Rounds:
 
     def task(self, assignment: str) -> Task | None:
         """Return the assignment of that id, of this round or an earlier one."""
-        cohorts = [*self.cohorts.values(), *reversed(self.history)]
-        return next((c.tasks[assignment] for c in cohorts if assignment in c.tasks), None)
+        return self._find(assignment)[1]
 
     def check_invariants(self) -> None:
         """Raise AssertionError where the state contradicts itself; tests call it after each event."""
@@ -127,10 +132,9 @@ class Rounds:
             yield Discard(assignment=event.assignment, code="late")
         else:
             task.outcome, task.answered_s = "contributed", event.at_s
-            work_s = self.roster.work_s(task.send.site, cohort.subtask) * task.send.budget
-            self.roster.beliefs.answered(
-                task.send.site, cohort.subtask, self.round, work_s, event.at_s - task.sent_s
-            )
+            work_s = self.roster.work_s(task.send.site, cohort.group) * task.send.budget
+            took_s = event.at_s - task.sent_s
+            self.roster.beliefs.answered(task.send.site, task.of, self.round, work_s, took_s)
             yield from self._progress(cohort)
 
     def _on_rejected(self, event: Rejected) -> Iterator[Instruction]:
@@ -145,25 +149,24 @@ class Rounds:
                 yield from self._progress(cohort)
 
     def _on_evaluated(self, event: Evaluated) -> Iterator[Instruction]:
-        cohort = self.cohorts.get(event.subtask)
-        if cohort is None or event.round != self.round or not cohort.closed or cohort.measured:
+        name = event.subtask
+        cohort = next((c for c in self.cohorts.values() if name in c.unmeasured), None)
+        if cohort is None or event.round != self.round or not cohort.closed:
             return
-        cohort.measured = True
-        given = tuple(
-            Contributed(t.send.site, t.examples) for t in cohort.with_outcome("contributed").values()
-        )
-        terms = self._terms.subtasks[event.subtask]
-        metric = metric_of(terms)
+        cohort.measured.add(name)
+        tasks = cohort.with_outcome("contributed").values()
+        given = tuple(Contributed(t.send.site, t.of[name]) for t in tasks if name in t.of)
+        terms, metric = self._terms.subtasks[name], metric_of(self._terms.subtasks[name])
         left = to_go(metric, event.value, terms.target, event.constant)
         found = Measured(event.loss, event.losses, event.credits, left)
-        self.roster.beliefs.measured(event.subtask, self.round, given, found)
-        if (
-            event.value is not None
-            and terms.target is not None
-            and (event.value == terms.target or is_better(metric, event.value, terms.target))
-        ):
-            self._stopped.add(event.subtask)
+        self.roster.beliefs.measured(name, self.round, given, found)
+        if is_there(metric, event.value, terms.target):
+            self._sequence.reached_target(name)
         yield from self._after_closing()
+
+    def _on_grouped(self, event: Grouped) -> Iterator[Instruction]:
+        self.groups.split(event.family, event.groups)
+        return iter(())
 
     def _on_polled(self, event: Polled) -> Iterator[Instruction]:
         if event.round != self.round or event.subtask not in self._polling:
@@ -171,17 +174,25 @@ class Rounds:
         self.roster.voted(event)
         self._polling.remove(event.subtask)
         if not self._polling:
-            yield from self._allocate(self._active())
+            yield from self._allocate(self._sequence.active(self.round))
+
+    def _on_settled(self, event: Settled) -> Iterator[Instruction]:
+        if event.round != self.round or event.subtask not in self._settling:
+            return
+        self._sequence.settled(event.subtask, has_model=event.has_model)
+        self._settling.remove(event.subtask)
+        if not self._settling:
+            yield from self._open_round()
 
     # -- a round --------------------------------------------------------------------------------
 
     def _open_round(self) -> Iterator[Instruction]:
-        unfinished = [n for n in sorted(self._terms.subtasks) if not self._is_over(n, self.round)]
-        if not unfinished:
-            yield Finish(reason=self._all_over())
+        never = self._sequence.never_started()
+        if not self._sequence.unfinished(self.round):
+            yield Finish(reason=f"{self._sequence.all_over()}{never}"[:500])
             return
         if self.round >= self._terms.rounds:
-            yield Finish(reason=f"all {self._terms.rounds} rounds are done")
+            yield Finish(reason=f"all {self._terms.rounds} rounds are done{never}"[:500])
             return
         if not self.roster.sites:
             yield Abort(reason=f"round {self.round + 1}: all sites are gone; start them and run again")
@@ -189,11 +200,16 @@ class Rounds:
         if self._empty_rounds >= MAX_EMPTY_ROUNDS:
             yield Abort(reason=f"round {self.round}: nobody answered in {MAX_EMPTY_ROUNDS} rounds on end")
             return
+        if unsettled := self._sequence.unsettled(self.round):
+            self._settling = set(unsettled)
+            yield Settle(round=self.round, subtasks=tuple(unsettled))
+            return
         self.history.extend(self.cohorts.values())
         self.cohorts = {}
         self.round += 1
-        while not (active := self._active()):
+        while not (active := self._sequence.active(self.round)):
             self.round += 1  # nobody has anything to do before the next subtask starts
+        self._sequence.start(active)
         if self.roster.polls(self.round):
             self._polling = set(active)
             yield Poll(round=self.round, subtasks=tuple(active))
@@ -201,7 +217,7 @@ class Rounds:
             yield from self._allocate(active)
 
     def _allocate(self, active: list[str]) -> Iterator[Instruction]:
-        self.cohorts = {name: Cohort(name, self._now_s) for name in active}
+        self.cohorts = {name: Cohort(name, self._now_s, self.groups.led_by(name)) for name in active}
         self.request = self.roster.request(self.round, active)
         suggested, decided = self.roster.plan(self.request)
         yield decided
@@ -219,13 +235,13 @@ class Rounds:
             yield Abort(reason=f"round {self.round}: nobody can do anything: {_first(suggested.unserved)}")
 
     def _send(self, cohort: Cohort, attempt: int, chosen: Suggestion) -> Send:
-        joined = self.roster.sites[chosen.site]
+        model, of = self.roster.work_of(chosen.site, cohort.group)
         send = Send(
             round=self.round,
             subtask=cohort.subtask,
             site=chosen.site,
             attempt=attempt,
-            model=joined.models[cohort.subtask],
+            model=model,
             score=chosen.score,
             reason=chosen.reason[:500],
             payment=chosen.payment,
@@ -234,8 +250,7 @@ class Rounds:
             patience_s=self._patience_s(cohort.subtask, chosen),
         )
         key = assignment_id(self._run, self.round, cohort.subtask, chosen.site, attempt)
-        examples = joined.capability.subtasks[cohort.subtask]
-        cohort.tasks[key] = Task(send, examples, sent_s=self._now_s)
+        cohort.tasks[key] = Task(send, of, sent_s=self._now_s)
         return send
 
     def _patience_s(self, subtask: str, chosen: Suggestion) -> float | None:
@@ -249,7 +264,8 @@ class Rounds:
             return None
         before = [t.send for c in self.cohorts.values() for t in c.with_outcome("asked").values()]
         mine = [(s.subtask, s.budget) for s in before if s.site == chosen.site]
-        work_s = sum(self.roster.work_s(chosen.site, k) * b for k, b in [*mine, (subtask, chosen.budget)])
+        all_ = [(self.groups.led_by(k), budget) for k, budget in [*mine, (subtask, chosen.budget)]]
+        work_s = sum(self.roster.work_s(chosen.site, group) * budget for group, budget in all_)
         seconds, sd = self.roster.beliefs.seconds(chosen.site, work_s)
         overdue_s = seconds * math.exp(terms.patience * sd) + terms.grace_s
         return overdue_s if seconds > 0 and overdue_s < terms.deadline_s else None
@@ -258,7 +274,7 @@ class Rounds:
         task = cohort.tasks[key]
         task.outcome, task.detail, task.answered_s = outcome, detail[:500], self._now_s
         poisoned = outcome == "rejected" and detail.startswith(("arrays:", "message:"))
-        self.roster.beliefs.failed(task.send.site, cohort.subtask, self.round, poisoned=poisoned)
+        self.roster.beliefs.failed(task.send.site, task.of, self.round, poisoned=poisoned)
         substitute = self._substitute(cohort) if task.send.attempt < MAX_ATTEMPTS else None
         if substitute is not None:
             reason = f"handed on from {task.send.site}, which was {outcome}"
@@ -290,7 +306,7 @@ class Rounds:
             return
         for task in open_tasks.values():
             task.outcome, task.detail = "silent", f"no answer by {due_s - cohort.opened_s:.1f} s"
-            self.roster.beliefs.failed(task.send.site, cohort.subtask, self.round, poisoned=False)
+            self.roster.beliefs.failed(task.send.site, task.of, self.round, poisoned=False)
         yield from self._close(cohort, given)
 
     def _close(self, cohort: Cohort, given: dict[str, Task]) -> Iterator[Instruction]:
@@ -313,13 +329,13 @@ class Rounds:
             yield from self._after_closing()
 
     def _skip(self, cohort: Cohort, reason: str) -> Skip:
-        cohort.closed = cohort.measured = True
+        cohort.closed, cohort.measured = True, set(cohort.group)
         return Skip(round=self.round, subtask=cohort.subtask, reason=reason[:500])
 
     def _after_closing(self) -> Iterator[Instruction]:
         """Have the round measured once every cohort has closed; open the next once it has been."""
         cohorts = self.cohorts.values()
-        unmeasured = tuple(c.subtask for c in cohorts if not c.measured)
+        unmeasured = tuple(name for c in cohorts for name in c.unmeasured)
         if not all(c.closed for c in cohorts):
             return
         if not unmeasured:
@@ -346,27 +362,6 @@ class Rounds:
         if waiting and len(overdue_s) == len(waiting) and share_of(cohort) >= terms.min_coverage:
             due_s = min(due_s, max(overdue_s))
         return due_s
-
-    # -- which subtasks -------------------------------------------------------------------------
-
-    def _active(self) -> list[str]:
-        """Return the subtasks that this round works on."""
-        names = sorted(self._terms.subtasks)
-        return [
-            n
-            for n in names
-            if self._terms.subtasks[n].from_round <= self.round and not self._is_over(n, self.round - 1)
-        ]
-
-    def _is_over(self, name: str, round_: int) -> bool:
-        """Return whether nothing is done for a subtask after this round."""
-        until = self._terms.subtasks[name].until_round
-        return name in self._stopped or (until is not None and round_ >= until)
-
-    def _all_over(self) -> str:
-        if set(self._terms.subtasks) == self._stopped:
-            return "every subtask reached its target"
-        return "every subtask reached its target or its last round"
 
     def _find(self, assignment: str) -> tuple[Cohort | None, Task | None]:
         for cohort in (*self.cohorts.values(), *reversed(self.history)):

@@ -11,11 +11,21 @@ from collab.collaboration import Collaboration, kind_of
 from collab.data.config import DataConfig, Inputs, Labels, Output, PartitionConfig
 from collab.data.dataset import ScenarioData, build_scenario_examples, load_root, load_site
 from collab.data.examples import Examples
-from collab.data.formats import load_public
+from collab.data.formats import load, load_public
 from collab.decomposition.view import inputs_of, rows_of
 from collab.kinds.contract import Kind
 from protocol.errors import ConfigError, DataError
-from protocol.messages import PartOf
+from protocol.parts import PartOf
+
+
+@dataclass(frozen=True)
+class _Like:
+    """A block that reads the same rows: by its targets they are dealt out."""
+
+    config: DataConfig
+    labels: Labels
+    output: Output
+    inputs: Inputs
 
 
 @dataclass(frozen=True)
@@ -32,12 +42,15 @@ class _Deal:
     data_name: str
     holdout: int
     root: int
+    like: _Like | None = None
 
 
 def scenario_data(collaboration: Collaboration, subtask: str) -> ScenarioData:
     """Return the data of a scenario's subtask, dealt out to its sites; the last few stay in memory.
 
     Of a part of a decomposition: the data of the whole, under the whole's labels (``decomposition.view``).
+    Of a family whose blocks read one file: a site gets the same rows for each subtask; the first one's
+    targets say which.
 
     Raises:
         DataError, ConfigError: see ``build_scenario_examples``.
@@ -45,21 +58,46 @@ def scenario_data(collaboration: Collaboration, subtask: str) -> ScenarioData:
     terms = collaboration.subtasks[subtask]
     kind = kind_of(terms)
     public = terms.soft_labels.public.holdout if terms.soft_labels else None
-    whole, config = terms.part_of, collaboration.data[str(terms.data)]
+    whole, config, first = (
+        terms.part_of,
+        collaboration.data[str(terms.data)],
+        _of_one_file(collaboration, subtask)[0],
+    )
     return _dealt(
         _Deal(
             config=config,
-            partition=collaboration.partition_of(subtask),
+            partition=collaboration.partition_of(first),
             sites=_sites(collaboration, subtask),
-            labels=terms.labels if whole is None else collaboration.decomposition[whole].labels,
+            labels=terms.labels if whole is None else collaboration.wholes[whole].labels,
             output=kind.output,
             inputs=inputs_wanted(config, kind, collaboration.view_of(subtask)),
             seed=collaboration.seed,
-            data_name=str(terms.data),
+            data_name=str(collaboration.subtasks[first].data),
             holdout=public or 0,
             root=(terms.root.holdout if terms.root else None) or 0,
+            like=_like(collaboration, subtask, first),
         )
     )
+
+
+def _of_one_file(collaboration: Collaboration, subtask: str) -> list[str]:
+    """Return the subtasks of its family whose blocks read the same file, in order of name."""
+    terms = collaboration.subtasks[subtask]
+    if terms.family is None:
+        return [subtask]
+    family = [n for n, t in sorted(collaboration.subtasks.items()) if t.family == terms.family]
+    source = collaboration.data[str(terms.data)].source
+    return [n for n in family if collaboration.data[str(collaboration.subtasks[n].data)].source == source]
+
+
+def _like(collaboration: Collaboration, subtask: str, first: str) -> _Like | None:
+    """Return the block by whose targets the rows are dealt out; None: by its own, or the file says."""
+    terms = collaboration.subtasks[first]
+    named = collaboration.partition_of(first).kind in ("column", "files")
+    if first == subtask or (named and collaboration.data[str(terms.data)].rows is None):
+        return None
+    kind = kind_of(terms)
+    return _Like(collaboration.data[str(terms.data)], terms.labels, kind.output, kind.inputs)
 
 
 def inputs_wanted(config: DataConfig, kind: Kind, part: PartOf | None) -> Inputs:
@@ -73,9 +111,10 @@ def inputs_wanted(config: DataConfig, kind: Kind, part: PartOf | None) -> Inputs
 
 
 def _sites(collaboration: Collaboration, subtask: str) -> tuple[str, ...]:
-    """Return the sites that rows of the subtask, or of its whole, are dealt out to."""
+    """Return the sites that rows of the subtask, its whole or its family's file are dealt out to."""
     whole = collaboration.subtasks[subtask].part_of
-    names = [subtask] if whole is None else list(collaboration.parts_of(whole).values())
+    names = _of_one_file(collaboration, subtask)
+    names = names if whole is None else list(collaboration.parts_of(whole).values())
     return tuple(sorted({site for name in names for site in collaboration.sites_of(name)}))
 
 
@@ -125,6 +164,8 @@ def root_set(collaboration: Collaboration, subtask: str) -> Examples:
 @lru_cache(maxsize=32)
 def _dealt(deal: _Deal) -> ScenarioData:
     # A pure function of its arguments and the files: the cache only saves reading and dealing out again.
+    other = deal.like
+    like = None if other is None else load(other.config, other.labels, other.output, other.inputs, None)[0]
     return build_scenario_examples(
         config=deal.config,
         partition=deal.partition,
@@ -137,6 +178,7 @@ def _dealt(deal: _Deal) -> ScenarioData:
         holdout=deal.holdout,
         root=deal.root,
         base=None,
+        like=like,
     )
 
 

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 from collab import plugins
 from collab.collaboration import Collaboration
 from collab.decomposition import expand as decomposing
+from collab.decomposition.affinity_terms import AffinityTerms, name_family
+from collab.decomposition.terms import LabelHierarchyTerms
 from collab.rng import generator
 from collab.terms import SiteProfile
 from protocol.errors import ConfigError
@@ -77,12 +79,22 @@ def _decomposed(tables: Mapping[str, Any], source: str, base: Path | None) -> Ma
         if "subtask" in table:
             continue
         try:
-            read = decomposing.read_groups(table, base)
-            terms = validate(decomposing.model_of(read), read, "")
-            tables = decomposing.expand(tables, name, terms)
+            tables = _written_out(tables, name, table, base)
         except ConfigError as error:
             raise ConfigError(f"{where}: {str(error).removeprefix(': ')}") from None
     return tables
+
+
+def _written_out(
+    tables: Mapping[str, Any], name: str, table: Mapping[str, Any], base: Path | None
+) -> Mapping[str, Any]:
+    """Return ``tables`` with one decomposition written out, by what it goes by."""
+    model = decomposing.model_of(table)
+    read = decomposing.read_groups(table, base) if model is LabelHierarchyTerms else table
+    terms = validate(model, read, "")
+    if isinstance(terms, AffinityTerms):
+        return name_family(tables, name, terms)
+    return decomposing.expand(tables, name, terms)
 
 
 def from_run_config(run_config: Mapping[str, object], root: Path) -> Collaboration:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from protocol.messages import Frozen, Label, Name
+from protocol.bounds import Frozen, Label, Name
 
 TeacherFormat = Literal["safetensors", "onnx"]
 

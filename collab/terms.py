@@ -10,18 +10,8 @@ from pydantic import Field, model_validator
 
 from collab import compositions
 from collab.teacher import TeacherFile
-from protocol.messages import (
-    DigestSpec,
-    Exchange,
-    Frozen,
-    Label,
-    Name,
-    Personal,
-    PrototypeSpec,
-    TrainSpec,
-    Wire,
-    WireForm,
-)
+from protocol.bounds import Exchange, Frozen, Label, Name, Names, WireForm
+from protocol.messages import DigestSpec, Personal, PrototypeSpec, TrainSpec, Wire
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, le=1e12)]
@@ -190,9 +180,12 @@ class SubtaskTerms(Frozen):
         personal: what of the model each site keeps for itself.
         max_sites: the largest cohort of a round; left out, all that the policy gives.
         from_round, until_round: the rounds in which it is worked on; left out, all.
+        after: the subtasks that must be over first; their final models' soft outputs are further inputs.
         teacher: an imported model that joins as a teacher or as the start.
         root: labelled rows at the server, for rules that need them.
         part_of: the whole of which this is a part; written by ``[decomposition.NAME]``.
+        family: those with whom it may share rows, whose sides are then the same for all; written by
+            ``[decomposition.NAME] by = "affinity"``.
     """
 
     kind: Name
@@ -220,9 +213,11 @@ class SubtaskTerms(Frozen):
     max_sites: int | None = Field(None, ge=1, le=100_000)
     from_round: int = Field(1, ge=1, le=100_000)
     until_round: int | None = Field(None, ge=1, le=100_000)
+    after: Names = ()
     fusion: FusionTerms | None = None
     coordination: Coordination | None = None
     part_of: Name | None = None
+    family: Name | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -262,9 +257,13 @@ class SubtaskTerms(Frozen):
 
 
 class EgressTerms(Frozen):
-    """What a site lets out. A scenario allows all unless it says otherwise."""
+    """What a site lets out. A scenario allows all unless it says otherwise.
+
+    ``affinities``: sums of what a step for one subtask did to the loss of another, where they train together.
+    """
 
     models: bool = True
+    affinities: bool = True
     label_histogram: Literal["exact", "rounded", "mask"] = "exact"
 
 

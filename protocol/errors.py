@@ -8,6 +8,7 @@
     + VersionError       it speaks another protocol version
     + MessageError       a message is not what its type allows
     + ArraysError        names, shapes, dtypes or finiteness of arrays
+    + UpstreamError      the models of the subtasks that this one comes after are not here
   x RunError             the run itself cannot go on; the command exits with 1
 
 Every message is one line that says what, where and what to do. None holds a value of
@@ -63,6 +64,12 @@ class ArraysError(ProtocolError):
     """Arrays have other names, shapes or dtypes than agreed, or are not finite."""
 
     code = "arrays"
+
+
+class UpstreamError(ProtocolError):
+    """The models of the subtasks that this one comes after are not here."""
+
+    code = "upstream"
 
 
 class RunError(ConsiliumError):

@@ -8,34 +8,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
+
+from protocol.bounds import (
+    Amount,
+    Count,
+    Counts,
+    Exchange,
+    Frozen,
+    Json,
+    Labels,
+    Name,
+    Round,
+    Rows,
+    Temperature,
+    Text,
+    WireForm,
+)
+from protocol.parts import PartOf, Upstream
 
 PROTOCOL_VERSION = 1
-
-# Names of sites, subtasks, models and rules appear in paths, logs and HTML.
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Text = Annotated[str, StringConstraints(max_length=500)]
-Json = Annotated[str, StringConstraints(max_length=4 * 2**20)]
-Count = Annotated[int, Field(ge=0, le=10**12)]
-Amount = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
-Round = Annotated[int, Field(ge=0, le=10**6)]
-Labels = Annotated[tuple[Label, ...], Field(max_length=100_000)] | Annotated[int, Field(ge=0, le=100_000)]
-Counts = Annotated[tuple[Amount, ...], Field(max_length=100_000)]
-
-# The candidate of a fusion that the collaboration itself made: aggregated, or the student.
-FINAL = "final"
-
-Exchange = Literal["weights", "soft_labels", "prototypes"]
-WireForm = Literal["fp32", "fp16", "uint8", "topk", "int8_delta"]
-Rows = Literal["validation", "test"]
-Temperature = Annotated[float, Field(ge=0.01, le=100)]
-
-
-class Frozen(BaseModel):
-    """Immutable, with no unknown field and no infinite number."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TrainSpec(Frozen):
@@ -128,34 +120,6 @@ class PrototypeSpec(Frozen):
     strength: float = Field(1.0, ge=0, le=1e4)
 
 
-class PartOf(Frozen):
-    """Which rows of a whole classification a part of it takes, and as which of its own classes.
-
-    ``classes`` has one entry for each of the whole's ``labels``: the part's class, None where it takes none.
-    ``columns`` (with the wildcards * and ?) or ``image`` are the inputs of a modality, and then only rows
-    that have them are taken; with neither the part sees all inputs.
-    """
-
-    whole: Name
-    labels: Annotated[tuple[Label, ...], Field(max_length=100_000)]
-    classes: Annotated[tuple[Annotated[int, Field(ge=0, lt=100_000)] | None, ...], Field(max_length=100_000)]
-    columns: Annotated[tuple[Label, ...], Field(max_length=10_000)] = ()
-    image: bool = False
-
-    @model_validator(mode="after")
-    def _one_class_a_label(self) -> PartOf:
-        if len(self.labels) != len(self.classes):
-            raise ValueError("classes must have one entry for each of labels")
-        if self.image and self.columns:
-            raise ValueError("a modality is columns or the image, not both")
-        return self
-
-    @property
-    def is_modality(self) -> bool:
-        """Whether the part sees some of the whole's inputs alone."""
-        return self.image or bool(self.columns)
-
-
 class Subtask(Frozen):
     """What a site must know of a subtask to work on it.
 
@@ -164,7 +128,10 @@ class Subtask(Frozen):
     of the federated preprocessing, once its statistics have been merged. ``asks`` is what a
     contribution has to say beside its arrays; ``selective`` the share of its own rows that a site
     may find unlike itself before it abstains from such rows of the public set. ``part`` says, where the
-    subtask is part of a whole, which of the whole's rows are its own.
+    subtask is part of a whole, which of the whole's rows are its own. ``family`` names those with which it
+    may share rows: they are split by their inputs, whatever the label (``collab.data.content``).
+    ``upstream`` are the subtasks that it comes after and those that they come after themselves, each after
+    all that it names.
     """
 
     name: Name
@@ -183,8 +150,26 @@ class Subtask(Frozen):
     personal: Personal | None = None
     prototypes: PrototypeSpec | None = None
     part: PartOf | None = None
+    family: Name | None = None
     public_digest: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     preprocessing: Json | None = None
+    upstream: Annotated[tuple[Upstream, ...], Field(max_length=100)] = ()
+
+    @model_validator(mode="after")
+    def _upstream_in_order(self) -> Subtask:
+        known: set[str] = set()
+        for one in self.upstream:
+            if one.name in known | {self.name}:
+                raise ValueError("a subtask stands twice in its chain")
+            if not known.issuperset(one.after):
+                raise ValueError("after names a subtask that does not stand before it")
+            known.add(one.name)
+        return self
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every subtask that it comes after has its final model."""
+        return all(one.settled is not None for one in self.upstream)
 
 
 class Capability(Frozen):
@@ -232,11 +217,35 @@ class Trial(Frozen):
     loss_sums: Annotated[dict[Name, Amount], Field(max_length=100)]
 
 
+class Joint(Frozen):
+    """What one assignment trains together, with one encoder and a head for each.
+
+    Attributes:
+        subtasks: those that the site has; their preprocessing is the assignment's.
+        importances: what each one's loss counts in the sum.
+        every: measure affinities before every so many batches; None: do not.
+        budget: how much of its local epochs the site does; 1 is all of them, once.
+    """
+
+    subtasks: Annotated[tuple[Subtask, ...], Field(min_length=1, max_length=64)]
+    importances: Annotated[tuple[Annotated[float, Field(gt=0, le=1e12)], ...], Field(max_length=64)]
+    every: int | None = Field(None, ge=1, le=10**6)
+    budget: float = Field(1.0, gt=0, le=10)
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Joint:
+        names = {subtask.name for subtask in self.subtasks}
+        if not len(names) == len(self.subtasks) == len(self.importances):
+            raise ValueError("subtasks must have different names, and one importance each")
+        return self
+
+
 class Assignment(Frozen):
     """One (subtask, site, round), with the model that the site is to use.
 
     ``budget`` is, where the work is no round's (``train.finish``, ``train.alone``), how many rounds'
-    worth of local epochs it may take.
+    worth of local epochs it may take. ``joint`` says what ``train.joint`` trains under the name of the
+    subtask that leads, which the site itself need not have.
     """
 
     run: Name
@@ -246,6 +255,7 @@ class Assignment(Frozen):
     site: Name
     attempt: int = Field(1, ge=1, le=1000)
     model: Name
+    joint: Joint | None = None
 
     @property
     def id(self) -> str:
@@ -257,7 +267,7 @@ class Contribution(Frozen):
     """What a site gives back for an assignment; its arrays travel beside it.
 
     ``steps`` is how many optimiser steps it made, ``accuracy`` its own model's on its validation
-    rows, where the subtask asks for it.
+    rows, where the subtask asks for it. ``looked`` is what of ``examples_processed`` affinities took.
     """
 
     run: Name
@@ -270,6 +280,7 @@ class Contribution(Frozen):
     num_examples: Annotated[int, Field(ge=1, le=10**12)]
     examples_processed: Count
     steps: Count = 0
+    looked: Count = 0
     accuracy: float | None = Field(None, ge=0, le=1)
     class_counts: Counts = ()
     digest: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -307,87 +318,6 @@ class Evaluation(Frozen):
     subtask: Name
     site: Name
     num_examples: Count
-    examples_processed: Count = 0
-
-
-class Candidate(Frozen):
-    """One model of a fusion: where it comes from, which architecture it is, and its calibration."""
-
-    name: Name
-    model: Name
-    temperature: Temperature = 1.0
-
-
-class FusionRequest(Frozen):
-    """Evaluate candidates on one split; on ``test`` with the fitted fusion and the class counts of all.
-
-    Without candidates a site measures what it deploys by itself. A rule that learns in several
-    exchanges sends the candidates' arrays with ``step`` 0 alone; the site keeps their outputs.
-    """
-
-    run: Name
-    subtask: Subtask
-    site: Name
-    rule: Name
-    rows: Rows
-    step: int = Field(0, ge=0, le=10_000)
-    candidates: Annotated[tuple[Candidate, ...], Field(max_length=1000)]
-    class_counts: Counts = ()
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> FusionRequest:
-        if len({c.name for c in self.candidates}) != len(self.candidates):
-            raise ValueError("two candidates have one name")
-        return self
-
-
-class WholePart(Frozen):
-    """One part of a whole: its short name, and its final model, whose arrays travel under its index."""
-
-    name: Name
-    subtask: Subtask
-    model: Name
-    temperature: Temperature = 1.0
-
-
-class WholeRequest(Frozen):
-    """Measure on the site's test rows of a whole what the final models of its parts answer together.
-
-    By labels ``groups`` are those of each group, ``outside`` the label of rows of no group. By modality
-    (fusion ``product``) each part's view says its inputs, and the class priors travel as arrays.
-    """
-
-    run: Name
-    whole: Name
-    site: Name
-    groups: Annotated[
-        dict[Name, Annotated[tuple[Label, ...], Field(max_length=10_000)]], Field(max_length=1_000)
-    ] = {}
-    outside: Label | None = None
-    fusion: Literal["soft_gate", "hard_gate", "closed_set", "open_set", "product"]
-    parts: Annotated[tuple[WholePart, ...], Field(min_length=1, max_length=1_001)]
-
-    @model_validator(mode="after")
-    def _groups_or_modalities(self) -> WholeRequest:
-        if (self.fusion == "product") != (not self.groups and self.outside is None):
-            raise ValueError(
-                "fusion 'product' is of modalities, which have no groups; every other needs them"
-            )
-        return self
-
-
-class BallotPaper(Frozen):
-    """A site's vote on the others' models by its own validation rows: a ranking, and no figures.
-
-    ``order`` is best first and leaves the site itself out; it is empty where the site has no validation
-    rows. ``approved`` beat the best constant answer there.
-    """
-
-    run: Name
-    subtask: Name
-    site: Name
-    order: Annotated[tuple[Name, ...], Field(max_length=1000)]
-    approved: Annotated[tuple[Name, ...], Field(max_length=1000)] = ()
     examples_processed: Count = 0
 
 

@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protocol.arrays import Arrays, ArraySpec, check
+from protocol.bounds import WireForm
 from protocol.errors import ArraysError
-from protocol.messages import WireForm
 
 # The wire forms that carry soft labels; any other is refused.
 Form = Literal["fp32", "fp16", "uint8", "topk"]

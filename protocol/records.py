@@ -9,12 +9,14 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from protocol.arrays import Arrays
+from protocol.bounds import Frozen
 from protocol.codec import decode, encode
 from protocol.errors import MessageError, VersionError
-from protocol.messages import PROTOCOL_VERSION, Frozen
+from protocol.messages import PROTOCOL_VERSION
 
 HEAD = "consilium"
 ARRAYS = "arrays"
+UPSTREAM = "upstream"
 BLOB = "blob"
 STYPE = "consilium.safetensors"
 MAX_BODY_BYTES = 8 * 2**20
@@ -68,6 +70,21 @@ def unpack(
     return message, unpack_arrays(record.get(ARRAYS), max_array_bytes)
 
 
+def attach(record: RecordDict, arrays: Arrays) -> RecordDict:
+    """Return ``record`` with the arrays of upstream models beside its own, as ``SUBTASK/NAME``."""
+    return RecordDict({**record, UPSTREAM: pack_arrays(arrays)})
+
+
+def detach(record: RecordDict) -> RecordDict:
+    """Return ``record`` without what was attached to it."""
+    return RecordDict({key: value for key, value in record.items() if key != UPSTREAM})
+
+
+def attached(record: RecordDict) -> dict[str, NDArray[Any]]:
+    """Return the arrays that were attached to ``record``, {} for none; raises as ``unpack``."""
+    return unpack_arrays(record.get(UPSTREAM))
+
+
 def pack_arrays(arrays: Arrays) -> ArrayRecord:
     """Return ``arrays`` as one opaque blob: a reply is one object, whatever the model."""
     blob = encode(arrays)
@@ -84,12 +101,13 @@ def unpack_arrays(record: object, max_bytes: int = MAX_ARRAY_BYTES) -> dict[str,
 
 
 def wire_bytes(record: RecordDict) -> int:
-    """Return the payload of ``record`` in bytes: body and blob, without Flower's own headers."""
+    """Return the payload of ``record`` in bytes: body and blobs, without Flower's own headers."""
     total = 0
     head = record.get(HEAD)
     if isinstance(head, ConfigRecord) and isinstance(head.get("body"), bytes):
         total += len(head["body"])  # type: ignore[arg-type]
-    arrays = record.get(ARRAYS)
-    if isinstance(arrays, ArrayRecord):
-        total += sum(len(array.data) for array in arrays.values())
+    for key in (ARRAYS, UPSTREAM):
+        arrays = record.get(key)
+        if isinstance(arrays, ArrayRecord):
+            total += sum(len(array.data) for array in arrays.values())
     return total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collab.events import Vote
 from protocol.errors import ConsiliumError, MessageError
-from protocol.messages import BallotPaper, FusionRequest
+from protocol.fusing import BallotPaper, FusionRequest
 from protocol.records import pack
 from server.courier import Arrival, Courier, Letter, Patience, gather
 from server.fitting import Pool, local_models

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,8 @@ from collab.events import (
     Refuse,
     Rejected,
     Send,
+    Settle,
+    Settled,
     SiteJoined,
     SiteLost,
     Skip,
@@ -36,10 +38,12 @@ from protocol.errors import ConsiliumError, RunError
 from protocol.messages import Capability, Contribution, assignment_id
 from server import ballots
 from server.courier import Account, Arrival, Courier, Letter
+from server.families import Family, said
 from server.learner import Learner
 from server.preparation import predicted_seconds
 from server.roll_call import RollCall, admit, dismiss, nobody
 from server.runlog import RunLog
+from server.upstream import Settler, nothing
 
 Listener = Callable[[Mapping[str, Any]], None]
 
@@ -68,6 +72,8 @@ class Conductor:
     listener: Listener
     notes: list[str] = field(default_factory=list)
     roll_call: RollCall = nobody
+    settle: Settler = nothing
+    families: Sequence[Family] = ()
     curves: dict[str, list[CurvePoint]] = field(default_factory=dict)
     coverage: list[dict[str, Any]] = field(default_factory=list)
     discarded: list[Discard] = field(default_factory=list)
@@ -78,6 +84,7 @@ class Conductor:
         self._events: deque[Event] = deque()
         self._wait_until_s = 0.0
         self._credits: dict[str, dict[str, float]] = {}
+        self._targets: dict[str, tuple[float, float] | None] = {}
         self._finished: Finish | None = None
         self.ended = ""
 
@@ -133,7 +140,7 @@ class Conductor:
             case Skip():
                 self._cover(instruction.round, instruction.subtask, 0.0)
                 self.notes.append(f"round {instruction.round}, {instruction.subtask}: {instruction.reason}")
-            case Evaluate() | Poll():
+            case Evaluate() | Poll() | Settle():
                 self._ask_all(instruction)
             case Finish():
                 self._finished = instruction
@@ -141,9 +148,11 @@ class Conductor:
                 self.ended = f"stopped: {instruction.reason}"
                 raise RunError(instruction.reason)
 
-    def _ask_all(self, instruction: Evaluate | Poll) -> None:
+    def _ask_all(self, instruction: Evaluate | Poll | Settle) -> None:
         if isinstance(instruction, Evaluate):
             self._evaluate(instruction)
+        elif isinstance(instruction, Settle):
+            self._settle(instruction)
         else:
             self._poll(instruction)
 
@@ -196,7 +205,12 @@ class Conductor:
 
     def _aggregate(self, instruction: Aggregate) -> None:
         name = instruction.subtask
-        self._credits[name] = self.learners[name].aggregate(instruction.assignments, self.notes)
+        credits_ = self.learners[name].aggregate(instruction.assignments, self.notes)
+        self._credits |= dict.fromkeys(self.machine.groups.led_by(name), credits_)
+        for family in self.families:
+            if (grouped := family.decide(instruction, self.courier.now_s)) is not None:
+                self._events.append(grouped)  # before what is measured now, so before the next round
+                self.listener({"type": "stage", "text": said(grouped)})
         self._cover(instruction.round, instruction.subtask, instruction.coverage)
 
     def _call_the_roll(self, round_: int) -> None:
@@ -219,6 +233,7 @@ class Conductor:
         self._call_the_roll(instruction.round + 1)
         for subtask in instruction.subtasks:
             found, others = self.learners[subtask].measure(self.courier, instruction.round, self.notes)
+            self._targets[subtask] = found.target
             metric = metric_of(self.collaboration.subtasks[subtask])
             value = found.metrics.get(metric)
             point = CurvePoint(
@@ -265,6 +280,14 @@ class Conductor:
             self._events.append(
                 Polled(at_s=self.courier.now_s, round=instruction.round, subtask=subtask, votes=votes)
             )
+
+    def _settle(self, instruction: Settle) -> None:
+        """Let the final models stand of subtasks that are over and that others come after."""
+        for subtask in instruction.subtasks:
+            self.listener({"type": "stage", "text": f"settling {subtask} for what comes after it"})
+            has_model = self.settle(subtask, instruction.round, self._targets.get(subtask), self.notes)
+            at_s, round_ = self.courier.now_s, instruction.round
+            self._events.append(Settled(at_s=at_s, round=round_, subtask=subtask, has_model=has_model))
 
     def _cover(self, round_: int, subtask: str, share: float) -> None:
         cohort = self.machine.cohorts.get(subtask)

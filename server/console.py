@@ -6,6 +6,7 @@ and ``Text``, so neither terminal escapes nor Rich markup in a site's name take 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
@@ -19,12 +20,14 @@ from rich.table import Table
 from rich.text import Text
 
 from collab.metrics import LOWER_IS_BETTER
+from server.family_view import affinity_table, families, families_table, wholes
 from server.reading import SiteResult, at, headline, methods, names, site_results
 from server.units import MISSING, duration, metric_name, nbytes, number, plain
 from server.verdict import Comparison, Verdict
 
 _STYLES = MappingProxyType({Verdict.BETTER: "green", Verdict.WORSE: "bold red"})
 _BAR_WIDTH = 28
+_SUBTASK_WIDTH = 11
 
 
 def result_table(summary: Mapping[str, Any]) -> RenderableType:
@@ -36,11 +39,18 @@ def result_table(summary: Mapping[str, Any]) -> RenderableType:
     answer = headline(summary)
     parts: list[RenderableType] = [Text(f"Did collaborating pay? {answer.title}", style="bold")]
     parts += [Text(line) for line in answer.lines]
-    if wholes := at(summary, "decompositions"):
-        by_modality = {name: whole for name, whole in wholes.items() if at(whole, "by") == "modality"}
-        by_labels = {name: whole for name, whole in wholes.items() if name not in by_modality}
+    decompositions = at(summary, "decompositions")
+    if whole := wholes(decompositions):
+        by_modality = {name: one for name, one in whole.items() if at(one, "by") == "modality"}
+        by_labels = {name: one for name, one in whole.items() if name not in by_modality}
         parts += [Text(), _wholes_table(by_labels)] if by_labels else []
         parts += [Text(), _modalities_table(by_modality)] if by_modality else []
+    if family := families(decompositions):
+        parts += [Text(), families_table(family)]
+        for name, one in family.items():
+            parts += [Text(), affinity_table(name, one)] if at(one, "affinity") else []
+    if chains := at(summary, "chains"):
+        parts += [Text(), _chains_table(chains)]
     parts += [Text(), _methods_table(summary), Text(), _sites_table(summary), _totals(summary)]
     parts += [Text(f"note: {plain(note)}") for note in at(summary, "notes") or []]
     return Group(*parts)
@@ -89,7 +99,7 @@ def _sites_table(summary: Mapping[str, Any]) -> Table:
     headings = ("site", "subtask", "own", "alone", "result", "fusion", "bytes", "simulated")
     for heading in headings:
         left = heading in ("site", "subtask", "result")
-        width = {"subtask": 11, "result": 10}.get(heading)
+        width = {"subtask": _SUBTASK_WIDTH, "result": 10}.get(heading)
         table.add_column(heading, justify="left" if left else "right", overflow="fold", min_width=width)
     subtasks = names(at(summary, "subtasks"))
     results = [row for name in subtasks for row in site_results(summary, name)]
@@ -115,15 +125,25 @@ def _site_row(row: SiteResult) -> list[Text]:
         words += "*"
     result = Text(words, style=_STYLES.get(verdict, ""))
     figures = (number(row.own.value), number(row.own.alone))
-    return [Text(plain(row.subtask)), *map(Text, figures), result, Text(number(row.fusion_weight))]
+    return [Text(_broken(plain(row.subtask))), *map(Text, figures), result, Text(number(row.fusion_weight))]
 
 
-def _wholes_table(wholes: Mapping[str, Any]) -> Table:
+def _broken(name: str) -> str:
+    """Return the name of a subtask, with line breaks between its words where its column is too narrow."""
+    lines = [""]
+    for piece in re.split(r"(?<=[-_])", name):
+        if lines[-1] and len(lines[-1] + piece) > _SUBTASK_WIDTH:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(lines)
+
+
+def _wholes_table(found: Mapping[str, Any]) -> Table:
     table = _table("Wholes: what the parts' final models answer together")
     for heading in ("whole, metric", "fusion", "global", "own", "naive", "refused outside"):
         left = heading in ("whole, metric", "fusion")
         table.add_column(heading, justify="left" if left else "right", overflow="fold")
-    for name, whole in wholes.items():
+    for name, whole in found.items():
         label = f"{plain(name)}, {metric_name(whole['metric'])}"
         figures = [number(at(whole, key)) for key in ("global", "own", "closed_set", "recall_outside")]
         table.add_row(Text(label), plain(whole["fusion"]).replace("_", " "), *figures)
@@ -131,7 +151,7 @@ def _wholes_table(wholes: Mapping[str, Any]) -> Table:
 
 
 def _modalities_table(wholes: Mapping[str, Any]) -> Table:
-    table = _table("Wholes: what the models of all modalities answer together, on the same rows")
+    table = _table("Wholes: what all modalities answer together, on the same rows")
     for heading in ("whole, metric", "fusion", "global", "own", "best alone", "difference"):
         left = heading in ("whole, metric", "fusion", "best alone")
         table.add_column(heading, justify="left" if left else "right", overflow="fold")
@@ -144,6 +164,23 @@ def _modalities_table(wholes: Mapping[str, Any]) -> Table:
         figures = [number(at(whole, key)) for key in ("global", "own")]
         shown = difference if error is None else f"{difference} ± {number(error)}"
         table.add_row(Text(label), plain(whole["fusion"]), *figures, Text(best), shown)
+    return table
+
+
+def _chains_table(chains: Mapping[str, Any]) -> Table:
+    table = _table("Chains: final models on what upstream models predict of test rows")
+    for heading in ("subtask, metric", "after", "end to end", "own", "upstream ablated", "upstream, each"):
+        left = heading in ("subtask, metric", "after", "upstream, each")
+        table.add_column(heading, justify="left" if left else "right", overflow="fold")
+    for name, one in chains.items():
+        label = f"{plain(name)}, {metric_name(one['metric'])}"
+        figures = [number(at(one, key)) for key in ("end_to_end", "own", "ablated")]
+        each = [
+            f"{plain(n)} {number(at(u, 'global'))} {metric_name(str(at(u, 'metric')))}"
+            for n, u in (at(one, "upstream") or {}).items()
+        ]
+        after = ", ".join(map(plain, at(one, "after") or []))
+        table.add_row(Text(label), Text(after), *figures, Text(", ".join(each)))
     return table
 
 

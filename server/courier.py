@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from collab.rng import generator
 from collab.terms import SiteProfile
+from protocol.bounds import Frozen
 from protocol.errors import ProtocolError, RunError
-from protocol.messages import Frozen, Refusal
+from protocol.messages import Refusal
 from protocol.records import HEAD, unpack, wire_bytes
 from server.units import plain
 
@@ -49,6 +50,12 @@ class Letter:
     about: str
     round: int | None = 0
     counted: bool = True
+
+    @property
+    def subtask(self) -> str:
+        """The subtask that it is about: ``about`` is its name, or an assignment id that holds it."""
+        parts = self.about.split("/")
+        return parts[2] if len(parts) > 2 else self.about
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from collab.collaboration import Collaboration
+from protocol.bounds import Frozen
 from protocol.errors import ConsiliumError, MessageError, RunError
-from protocol.messages import FINAL, Capability, Frozen
+from protocol.fusing import FINAL
+from protocol.messages import Capability
 from protocol.records import pack
 from server.courier import open_reply
 
@@ -98,7 +100,7 @@ def opened(reply: Message, collaboration: Collaboration, taken: Container[str]) 
 
 def _with_parts(offered: Mapping[str, int], collaboration: Collaboration) -> dict[str, int]:
     """Return what a site offers, data of a whole being data of all its parts."""
-    wholes = [name for name in offered if name in collaboration.decomposition]
+    wholes = [name for name in offered if name in collaboration.wholes]
     return dict(offered) | {
         part: offered[whole] for whole in wholes for part in collaboration.parts_of(whole).values()
     }

@@ -29,7 +29,8 @@ class Measurement:
     """Metrics on federated validation rows, merged over the sites that answered.
 
     ``loss`` is over the constant answer's (``collab.objective``), ``losses`` each site's own over the same
-    reference, ``constant`` the constant answer's metrics.
+    reference, ``constant`` the constant answer's metrics; ``target`` are mean and standard deviation of a
+    regression's target.
     """
 
     metrics: Mapping[str, float]
@@ -38,6 +39,7 @@ class Measurement:
     loss: float | None = None
     losses: Mapping[str, float] = field(default_factory=dict)
     constant: Mapping[str, float] = field(default_factory=dict)
+    target: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,15 @@ def merge_evaluations(
             found[group].append(stats)
     merged = metrics.merge(found[""])
     loss, losses = relative_losses(merged, dict(zip(sites, found[""], strict=True)))
-    rows, constant = metrics.num_examples(merged), constant_metrics(merged)
-    measurement = Measurement(metrics.summarise(merged), rows, tuple(sites), loss, losses, constant)
+    measurement = Measurement(
+        metrics.summarise(merged),
+        metrics.num_examples(merged),
+        tuple(sites),
+        loss,
+        losses,
+        constant_metrics(merged),
+        metrics.target_moments(merged),
+    )
     grids = found.get("temperature", [])
     temperature = temperature_from(metrics.merge(grids), len(grids)) if grids else 1.0
     return Evaluated(measurement, metrics.merge(found.get("constant", [])), temperature, others)

@@ -16,9 +16,11 @@ from rich.table import Table
 from collab.allocation.contract import Request
 from collab.allocation.explain import Why, why
 from collab.collaboration import Collaboration
-from collab.events import Decided, Send, Started
+from collab.events import Decided, Grouped, Send, Started
 from collab.rounds import Rounds
 from protocol.errors import DataError, UserError
+from server.families import said
+from server.family_view import affinity_table
 from server.runlog import FILE_NAME, read
 
 MOST_ANSWERS = 12
@@ -31,6 +33,7 @@ class Round:
     request: Request
     decided: Decided
     sent: tuple[Send, ...]
+    grouped: tuple[Grouped, ...] = ()
 
 
 def decision(folder: Path, collaboration: Collaboration, number: int) -> Round:
@@ -43,12 +46,15 @@ def decision(folder: Path, collaboration: Collaboration, number: int) -> Round:
     run = next((e.run for e, _ in read(folder) if isinstance(e, Started)), None)
     if run is None:
         raise DataError(f"{folder / FILE_NAME}: no run was started in this log")
-    machine = Rounds(collaboration, run)
+    machine, grouped = Rounds(collaboration, run), list[Grouped]()
     for event, _ in read(folder):
+        if isinstance(event, Grouped):
+            grouped.append(event)
         given = machine.handle(event)
         made = next((i for i in given if isinstance(i, Decided)), None)
         if made is not None and made.round == number and machine.request is not None:
-            return Round(machine.request, made, tuple(i for i in given if isinstance(i, Send)))
+            sent = tuple(i for i in given if isinstance(i, Send))
+            return Round(machine.request, made, sent, tuple(grouped))
     raise UserError(f"{folder}: the run has no round {number}; its last is {machine.round}")
 
 
@@ -74,6 +80,7 @@ def as_json(found: Round, answers: list[Why]) -> dict[str, Any]:
     """Return what ``explain --json`` prints."""
     return {
         "decision": found.decided.model_dump(mode="json"),
+        "grouped": [g.model_dump(mode="json") for g in found.grouped],
         "assigned": [s.model_dump(mode="json") for s in found.sent],
         "why": [asdict(answer) for answer in answers],
     }
@@ -85,6 +92,7 @@ def shown(found: Round, answers: list[Why], site: str | None, subtask: str | Non
     return Group(
         f"Round {d.round}: policy {d.policy}, seed {d.seed}, objective Σ λ f^α with α = {d.alpha:g}",
         _subtasks(found),
+        *(line for one in found.grouped for line in _grouped(one)),
         *(_answer(answer) for answer in answers),
         "" if answers or not found.sent else "name --site or --subtask to read why",
         _passed_over(d, site, subtask),
@@ -96,13 +104,18 @@ def _subtasks(found: Round) -> Table:
     for view in found.request.subtasks:
         sites = [s.site for s in found.sent if s.subtask == view.name]
         table.add_row(
-            view.name,
+            " + ".join(view.together or (view.name,)),
             f"{view.importance:g}",
             f"{view.loss:.3f}",
             f"{view.weight:.3f}",
             ", ".join(sites) or "nobody",
         )
     return table
+
+
+def _grouped(one: Grouped) -> tuple[RenderableType, ...]:
+    exact = "no groups are worth more" if one.exact else "better groups were not found"
+    return f"\n{said(one)}: {exact}", affinity_table(one.family, one.model_dump(mode="json"))
 
 
 def _answer(answer: Why) -> str:

@@ -25,6 +25,7 @@ from protocol.messages import Capability
 from server.conductor import Conductor, Listener
 from server.courier import Courier, SimulatedCourier, WallCourier
 from server.discovery import discover, joins_later
+from server.families import alike, families_of
 from server.finale import Outcome, conclude
 from server.learners import make
 from server.models import write_models, write_state
@@ -36,6 +37,8 @@ from server.spool import Spool
 from server.summary import FILE_NAME as SUMMARY
 from server.summary import build_summary, write_json
 from server.turns import TurnsGrid
+from server.upstream import ChainedCourier, Chains
+from server.upstream import as_json as chain_entries
 from server.whole import as_json, measure_wholes
 
 Clock = Literal["simulated", "wall"]
@@ -75,34 +78,37 @@ def federate(
     nodes, everybody = discover(grid, collaboration, notes)
     later = {s: c for s, c in everybody.items() if joins_later(collaboration, s)}
     capabilities = {s: c for s, c in everybody.items() if s not in later}
-    courier: Courier = (
-        SimulatedCourier(grid, nodes, collaboration.sites, collaboration.seed)
-        if terms.clock == "simulated"
-        else WallCourier(grid, nodes)
-    )
+    courier = ChainedCourier(_courier(grid, nodes, collaboration, terms))
     tell({"type": "stage", "text": "merging statistics"})
     prepared = {
         name: with_sets(collaboration, one)
-        for name, one in prepare(courier, collaboration, capabilities, notes).items()
+        for name, one in alike(collaboration, prepare(courier, collaboration, capabilities, notes)).items()
     }
     spool = Spool(terms.folder / "contributions")
     learners = {name: make(collaboration, one, terms.run, spool) for name, one in prepared.items()}
+    chains = Chains(learners, courier)
     roll_call: RollCall = ByProfile(collaboration, later)
     if terms.clock == "wall":
         roll_call = ByNodes(grid, courier, collaboration, nodes, notes)
     with closing(spool), RunLog(terms.folder) as log:
         conductor = Conductor(
-            collaboration, terms.run, courier, learners, log, tell, notes, roll_call=roll_call
+            *(collaboration, terms.run, courier, learners, log, tell, notes),
+            roll_call=roll_call,
+            settle=chains.settle,
+            families=families_of(collaboration, learners),
         )
         stopped = _conduct(conductor, capabilities)
-    outcomes = _conclude(conductor, terms, tell)
+    outcomes = _conclude(conductor, chains, terms, tell)
     wholes = measure_wholes(courier, collaboration, learners, terms.run, notes)
     wall_s = time.monotonic() - started
     summary = build_summary(conductor, outcomes, engine=terms.engine, wall_s=wall_s, ended=conductor.ended)
     per_part = {name: entry["collaboration"]["global"] for name, entry in summary["subtasks"].items()}
-    summary["decompositions"] = as_json(wholes, per_part)
+    families = {family.name: family.as_json() for family in conductor.families}
+    summary["decompositions"] = as_json(wholes, per_part) | families
+    summary["chains"] = chain_entries(collaboration, outcomes, per_part)
     for name, outcome in outcomes.items():
-        write_models(terms.folder, learners[name].prepared.subtask, outcome, summary)
+        settled = chains.settled.get(name)
+        write_models(terms.folder, learners[name].prepared.subtask, outcome, summary, settled)
     for name, whole in wholes.items():
         write_state(terms.folder, name, whole.state)
     write_json(summary, terms.folder / SUMMARY)
@@ -110,6 +116,13 @@ def federate(
         write_report(summary, terms.folder / "report.html")
         raise RunError(f"{stopped}; what was reached until then is in {terms.folder}") from stopped
     return summary
+
+
+def _courier(grid: Grid, nodes: Mapping[str, int], collaboration: Collaboration, terms: Terms) -> Courier:
+    """Return the courier of the run's clock."""
+    if terms.clock == "simulated":
+        return SimulatedCourier(grid, nodes, collaboration.sites, collaboration.seed)
+    return WallCourier(grid, nodes)
 
 
 def _conduct(conductor: Conductor, capabilities: Mapping[str, Capability]) -> RunError | None:
@@ -167,19 +180,23 @@ def _raw(rows: Examples) -> NDArray[np.float32] | None:
 def _unspent(conductor: Conductor, subtask: str) -> dict[str, int]:
     """Return how many of the run's rounds each site did not contribute to the subtask."""
     cohorts = [*conductor.machine.history, *conductor.machine.cohorts.values()]
-    tasks = [t for c in cohorts if c.subtask == subtask for t in c.tasks.values()]
+    tasks = [t for c in cohorts for t in c.tasks.values() if subtask in t.of]
     given = Counter(t.send.site for t in tasks if t.outcome == "contributed")
     rounds = conductor.collaboration.rounds
     return {site: rounds - given[site] for site in conductor.learners[subtask].prepared.sites}
 
 
 def _conclude(
-    conductor: Conductor, terms: Terms, tell: Callable[[Mapping[str, Any]], None]
+    conductor: Conductor, chains: Chains, terms: Terms, tell: Callable[[Mapping[str, Any]], None]
 ) -> dict[str, Outcome]:
     outcomes = {}
     for name, learner in sorted(conductor.learners.items()):
+        if not learner.prepared.subtask.is_ready:
+            outcomes[name] = Outcome(learner.prepared.fusion)
+            continue  # it never started: nobody could make its inputs
         tell({"type": "stage", "text": f"fusing and measuring {name}"})
-        learner.finish(conductor.courier, conductor.machine.round, conductor.notes)
+        if name not in chains.finished:
+            learner.finish(conductor.courier, conductor.machine.round, conductor.notes)
         outcomes[name] = conclude(
             conductor.courier,
             learner,

@@ -18,14 +18,8 @@ from collab.plugins import load
 from collab.sparse import expand
 from protocol.arrays import Arrays, check, check_finite
 from protocol.errors import ConsiliumError, MessageError
-from protocol.messages import (
-    FINAL,
-    Assignment,
-    Candidate,
-    Contribution,
-    Evaluation,
-    EvaluationRequest,
-)
+from protocol.fusing import FINAL, Candidate
+from protocol.messages import Assignment, Contribution, Evaluation, EvaluationRequest
 from protocol.records import pack
 from server.courier import Courier, Letter
 from server.evaluations import kind_task, paired_spec
@@ -37,7 +31,7 @@ Stats = dict[str, NDArray[Any]]
 
 # What a site measures on its test rows; all but the last two are statistics of a metric.
 METHODS = frozenset(
-    {"final", "calibrated", "fused", "own", "local", "local_calibrated", "alone", "paired", "pool"}
+    {"final", "calibrated", "ablated", "fused", "own", "local", "local_calibrated", "alone", "paired", "pool"}
 )
 
 
@@ -46,8 +40,9 @@ class Outcome:
     """What one subtask came to, on test rows.
 
     ``sites`` maps a site to its statistics by method: final, calibrated (final at its temperature),
-    fused, own (what it deploys), local (its own model) and local_calibrated, alone; ``paired`` to the
-    sums of own minus alone. ``alone_global`` is each site's alone model on all sites' test rows.
+    ablated (final, where upstream subtasks say the same of every row), fused, own (what it deploys),
+    local (its own model) and local_calibrated, alone; ``paired`` to the sums of own minus alone.
+    ``alone_global`` is each site's alone model on all sites' test rows.
     """
 
     rule: str

@@ -13,8 +13,10 @@ from collab import metrics
 from collab.plugins import load
 from collab.soft_labels.contract import SoftLabels
 from protocol.arrays import Arrays, check, spec_of
+from protocol.bounds import Rows
 from protocol.errors import ConsiliumError, MessageError
-from protocol.messages import Candidate, Evaluation, FusionRequest, LocalModel, Rows, SubtaskQuery
+from protocol.fusing import Candidate, FusionRequest
+from protocol.messages import Evaluation, LocalModel, SubtaskQuery
 from protocol.records import pack
 from server.courier import Arrival, Courier, Letter
 from server.preparation import Prepared, ask

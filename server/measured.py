@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from collab.metrics import summarise
-from protocol.messages import FINAL
+from protocol.fusing import FINAL
 from server.finale import Outcome
 
 Json = dict[str, Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ from pydantic import Field, ValidationError
 
 from collab.fusion.pool import PoolState, pool_from_arrays, pool_to_arrays
 from protocol.arrays import Arrays
+from protocol.bounds import Frozen, Name
 from protocol.codec import decode, encode
 from protocol.errors import ConsiliumError, DataError
-from protocol.messages import Candidate, Frozen, Name, Subtask
+from protocol.fusing import FINAL, Candidate
+from protocol.messages import Subtask
+from protocol.parts import SettledModel
 from protocol.records import MAX_ARRAY_BYTES
 from server.finale import Outcome
 
@@ -33,15 +36,25 @@ class Pool(Frozen):
 
 
 class Manifest(Frozen):
-    """How the safetensors files of one subtask make one prediction."""
+    """How the safetensors files of one subtask make one prediction.
+
+    ``settled`` is how subtasks that come after this one take its final model; None where none does.
+    """
 
     subtask: Subtask
     rule: Name
     candidates: tuple[Candidate, ...]
     pools: dict[Name, Pool] = {}
+    settled: SettledModel | None = None
 
 
-def write_models(folder: Path, subtask: Subtask, outcome: Outcome, summary: Mapping[str, Any]) -> None:
+def write_models(
+    folder: Path,
+    subtask: Subtask,
+    outcome: Outcome,
+    summary: Mapping[str, Any],
+    settled: SettledModel | None = None,
+) -> None:
     """Write ``models/SUBTASK/``: one safetensors file a candidate, the fusion's state, manifest and card."""
     target = folder / "models" / subtask.name
     target.mkdir(parents=True, exist_ok=True)
@@ -51,7 +64,11 @@ def write_models(folder: Path, subtask: Subtask, outcome: Outcome, summary: Mapp
         (target / f"{candidate.name}.safetensors").write_bytes(encode(outcome.models[candidate.name]))
     (target / f"{FUSION}.safetensors").write_bytes(encode(outcome.state))
     manifest = Manifest(
-        subtask=subtask, rule=outcome.rule, candidates=outcome.candidates, pools=_pools(outcome, subtask)
+        subtask=subtask,
+        rule=outcome.rule,
+        candidates=outcome.candidates,
+        pools=_pools(outcome, subtask),
+        settled=settled,
     )
     (target / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     (target / CARD).write_text(_card(manifest, summary), encoding="utf-8")
@@ -90,6 +107,23 @@ def write_state(folder: Path, whole: str, state: Arrays) -> None:
         (target / f"{FUSION}.safetensors").write_bytes(encode(state))
 
 
+def read_upstream(
+    folder: Path, names: Iterable[str]
+) -> dict[str, tuple[SettledModel, dict[str, NDArray[Any]]]]:
+    """Return how the final models of these upstream subtasks are taken, and their arrays.
+
+    Raises:
+        DataError: the run left no such model, or none that others came after.
+    """
+    found = {}
+    for name in names:
+        settled = read_manifest(folder, name).settled
+        if settled is None:
+            raise DataError(f"{folder}: subtask '{name}' left no model that others came after")
+        found[name] = (settled, read_arrays(folder, name, FINAL))
+    return found
+
+
 def _pools(outcome: Outcome, subtask: Subtask) -> dict[str, Pool]:
     pools = {}
     for site, methods in outcome.sites.items():
@@ -120,7 +154,12 @@ def _card(manifest: Manifest, summary: Mapping[str, Any]) -> str:
     labels = (
         ", ".join(subtask.labels) if isinstance(subtask.labels, tuple) else str(subtask.labels or "a number")
     )
-    metric = entry["metric"]
+    metric, after = entry["metric"], ", ".join(one.name for one in subtask.upstream if one.direct)
+    upstream = (
+        f"\n- **Reads what these predict**: the final models of {after}, which lie beside it."
+        if after
+        else ""
+    )
     return f"""# {subtask.name}
 
 {subtask.kind.replace("_", " ").capitalize()}, made by the collaboration `{summary["name"]}` in run
@@ -128,7 +167,7 @@ def _card(manifest: Manifest, summary: Mapping[str, Any]) -> str:
 
 - **Predicts**: {labels}.
 - **Trained on**: rows of {len(entry["models"])} sites, which stayed there:
-  {", ".join(sorted(entry["models"]))}.
+  {", ".join(sorted(entry["models"]))}.{upstream}
 - **Measured on the sites' test rows** ({metric}): final model {_figure(entry["collaboration"]["global"])},
   fused {_figure(entry["fusion"]["global"])}, at the sites (own) {_figure(entry["collaboration"]["own"])}.
 - **Not meant for**: decisions without a person, or populations unlike the sites'.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,12 +15,14 @@ from rich.table import Table
 
 from collab.allocation.feasibility import obstacles
 from collab.collaboration import Collaboration
+from collab.decomposition.dag import edges, levels
 from collab.events import Abort, Decided, Instruction, Send, Skip
 from collab.rounds import Rounds
 from protocol.errors import RunError
 from server.conductor import Conductor
 from server.courier import SimulatedCourier
 from server.discovery import discover, joins_later
+from server.families import alike
 from server.federation import with_sets
 from server.learners import make
 from server.preparation import prepare
@@ -50,6 +52,8 @@ class Outlook:
     pairs: tuple[Pair, ...]
     unserved: Mapping[str, str]
     notes: tuple[str, ...]
+    levels: tuple[tuple[str, ...], ...] = ()
+    """The subtasks that begin at once, those that come after them, and so on."""
 
 
 def outlook(grid: Grid, collaboration: Collaboration) -> Outlook:
@@ -65,7 +69,7 @@ def outlook(grid: Grid, collaboration: Collaboration) -> Outlook:
     courier = SimulatedCourier(grid, nodes, collaboration.sites, collaboration.seed)
     prepared = {
         name: with_sets(collaboration, one)
-        for name, one in prepare(courier, collaboration, capabilities, notes).items()
+        for name, one in alike(collaboration, prepare(courier, collaboration, capabilities, notes)).items()
     }
     with TemporaryDirectory() as scratch, closing(Spool(Path(scratch) / "contributions")) as spool:
         learners = {name: make(collaboration, one, "plan", spool) for name, one in prepared.items()}
@@ -90,14 +94,14 @@ def _outlook(
     for subtask in request.subtasks:
         for site in request.sites:
             key = (site.name, subtask.name)
-            models = machine.roster.sites[site.name].models
+            models, group = machine.roster.sites[site.name].models, subtask.together or (subtask.name,)
             chosen = sent.get(key)
             pairs.append(
                 Pair(
                     site.name,
                     subtask.name,
                     site.examples.get(subtask.name, 0),
-                    models.get(subtask.name, ""),
+                    next((models[name] for name in group if name in models), ""),
                     request.belief(*key).seconds if subtask.name in site.examples else 0.0,
                     tuple(obstacles(subtask, site, request.rules)),
                     chosen is not None,
@@ -105,7 +109,8 @@ def _outlook(
                 )
             )
     unserved = {i.subtask: i.reason for i in given if isinstance(i, Skip)}
-    return Outlook(collaboration.allocation.policy.rule, tuple(pairs), unserved, tuple(notes))
+    policy, found = collaboration.allocation.policy.rule, levels(edges(collaboration.subtasks))
+    return Outlook(policy, tuple(pairs), unserved, tuple(notes), found)
 
 
 def as_json(found: Outlook) -> dict[str, Any]:
@@ -114,6 +119,7 @@ def as_json(found: Outlook) -> dict[str, Any]:
         "policy": found.policy,
         "pairs": [asdict(pair) for pair in found.pairs],
         "unserved": dict(found.unserved),
+        "levels": [list(level) for level in found.levels],
         "notes": list(found.notes),
     }
 
@@ -122,6 +128,8 @@ def shown(found: Outlook, collaboration: Collaboration) -> RenderableType:
     """Return what ``plan`` shows a person."""
     return Group(
         _subtasks(collaboration),
+        *_families(collaboration),
+        *_levels(found),
         *(_able(found, name) for name in dict.fromkeys(p.subtask for p in found.pairs)),
         *(f"{name}: nobody in the first round: {why}" for name, why in found.unserved.items()),
         *found.notes,
@@ -132,9 +140,28 @@ def _subtasks(collaboration: Collaboration) -> Table:
     table = Table("subtask", "kind", "exchange", "metric", "importance", "rounds", box=None, pad_edge=False)
     for name, terms in sorted(collaboration.subtasks.items()):
         last = terms.until_round or collaboration.rounds
-        rounds = f"{terms.from_round} to {last}"
+        rounds = (
+            f"after {', '.join(terms.after)}, to {last}" if terms.after else f"{terms.from_round} to {last}"
+        )
         table.add_row(name, terms.kind, terms.exchange, str(terms.metric), f"{terms.importance:g}", rounds)
     return table
+
+
+def _families(collaboration: Collaboration) -> Iterator[str]:
+    """Yield who trains together at first."""
+    for name, terms in sorted(collaboration.families.items()):
+        yield (
+            f"{name}: {', '.join(terms.subtasks)} train together for {terms.merge_rounds} rounds, "
+            f"led by {terms.subtasks[0]}; then in groups"
+        )
+
+
+def _levels(found: Outlook) -> Iterator[str]:
+    """Yield which subtasks come in turn; nothing where none comes after another."""
+    for number, names in enumerate(found.levels if len(found.levels) > 1 else (), start=1):
+        when = "begins at once" if number == 1 else "once those are over, and on what they predict"
+        start = "\n" if number == 1 else ""
+        yield f"{start}level {number}, {when}: {', '.join(names)}"
 
 
 def _able(found: Outlook, subtask: str) -> RenderableType:

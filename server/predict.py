@@ -18,6 +18,7 @@ from collab.data.config import DataConfig
 from collab.data.examples import select
 from collab.data.formats import holds_any, load_inputs
 from collab.data.preprocess import Preprocessing
+from collab.decomposition.chain import inputs
 from collab.decomposition.modality import present
 from collab.decomposition.modality_terms import ModalityTerms
 from collab.decomposition.whole import fuse
@@ -29,9 +30,9 @@ from collab.settings import parse, parse_toml, read_text
 from collab.training import predict as model_outputs
 from protocol.arrays import check, spec_of
 from protocol.errors import DataError
-from protocol.messages import FINAL, Candidate
+from protocol.fusing import FINAL, Candidate
 from server.federation import COLLABORATION
-from server.models import FUSION, MANIFEST, Manifest, pool_arrays, read_arrays, read_manifest
+from server.models import FUSION, MANIFEST, Manifest, pool_arrays, read_arrays, read_manifest, read_upstream
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,10 @@ def predict(folder: Path, subtask: str, source: Path, site: str | None = None) -
     # A whole has no models of its own: only where there are none is it looked for.
     if not (folder / "models" / subtask / MANIFEST).is_file() and (folder / COLLABORATION).is_file():
         collaboration = _collaboration(folder)
-        if subtask in collaboration.decomposition:
+        if subtask in collaboration.wholes:
             return _whole(folder, collaboration, subtask, source, site)
     manifest = read_manifest(folder, subtask)
-    preprocessing = Preprocessing.model_validate_json(str(manifest.subtask.preprocessing))
-    rows = load_inputs(source, _data_config(folder, subtask), preprocessing)
-    x = torch.as_tensor(preprocessing.transform(rows))
+    x = _inputs(folder, manifest, source)
     kind = named_kind(manifest.subtask.kind)
     if site is None:
         outputs_MNK = np.stack([_calibrated(folder, manifest, c, x, kind) for c in manifest.candidates])
@@ -93,13 +92,22 @@ def predict(folder: Path, subtask: str, source: Path, site: str | None = None) -
     return Predictions(outputs_NK, names)
 
 
+def _inputs(folder: Path, manifest: Manifest, source: Path) -> torch.Tensor:
+    """Return the preprocessed rows of ``source``, with what upstream models predict of them."""
+    subtask = manifest.subtask
+    config = _data_config(folder, subtask.name)
+    above = read_upstream(folder, [one.name for one in subtask.upstream])
+    arrays = {name: found for name, (_, found) in above.items()}
+    return torch.as_tensor(inputs(subtask, lambda wanted: load_inputs(source, config, wanted), arrays))
+
+
 def _whole(
     folder: Path, collaboration: Collaboration, name: str, source: Path, site: str | None
 ) -> Predictions:
     """Return the fused answer of a decomposition, made as it was measured: of the parts' final models."""
     if site is not None:
         raise DataError(f"'{name}' is answered by its parts' final models, the same at all sites: no --site")
-    terms, found = collaboration.decomposition[name], {}
+    terms, found = collaboration.wholes[name], {}
     for part, subtask in collaboration.parts_of(name).items():
         manifest = read_manifest(folder, subtask)
         finals = [c for c in manifest.candidates if c.name == FINAL]

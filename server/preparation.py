@@ -10,28 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from collab.aggregation import contract as aggregation
-from collab.collaboration import Collaboration, kind_of, metric_of, models_of
+from collab.collaboration import Collaboration, models_of
 from collab.data.preprocess import Preprocessing, merge
+from collab.decomposition.chain import input_shape
 from collab.models.contract import build, memory_mib, to_arrays
 from collab.plugins import load
 from collab.rng import derive
 from collab.soft_labels import contract as soft_labels
-from collab.terms import ModelChoice, SubtaskTerms, wire_of
+from collab.terms import ModelChoice, SubtaskTerms
 from protocol.arrays import digest, num_bytes
 from protocol.errors import ConfigError, ConsiliumError, MessageError, RunError
-from protocol.messages import (
-    Capability,
-    DataSummary,
-    DigestSpec,
-    Subtask,
-    SubtaskQuery,
-    TrainSpec,
-    Trial,
-)
+from protocol.messages import Capability, DataSummary, Subtask, SubtaskQuery, Trial
 from protocol.records import pack
 from server.courier import Arrival, Courier, Letter, Patience, gather
 from server.data_summaries import open_summaries
+from server.description import describe
 
 _ASK_S = 600.0
 # What a site takes that hardly moves at all; events hold no infinity.
@@ -74,8 +67,7 @@ class Prepared:
     def module(self, model: str) -> nn.Module:
         """Return ``model`` with the parameters from which every party of this seed starts."""
         seed = derive(self.subtask.seed, self.subtask.name, model, "initial")
-        preprocessing = Preprocessing.model_validate_json(str(self.subtask.preprocessing))
-        return build(model, preprocessing.input_shape, self.subtask.outputs, seed)
+        return build(model, input_shape(self.subtask), self.subtask.outputs, seed)
 
 
 def ask(courier: Courier, letters: Sequence[Letter], notes: list[str]) -> list[Arrival]:
@@ -206,50 +198,6 @@ def _is_fitted(rule: str) -> bool:
     return bool(load("fusion", rule).STEPS)
 
 
-def describe(collaboration: Collaboration, name: str) -> Subtask:
-    """Return what a site must know of the subtask ``name``."""
-    terms = collaboration.subtasks[name]
-    return Subtask(
-        name=name,
-        data=str(terms.data),
-        kind=terms.kind,
-        labels=terms.labels,
-        outputs=kind_of(terms).outputs(terms.labels),
-        metric=metric_of(terms),
-        exchange=terms.exchange,
-        seed=collaboration.seed,
-        train=_train(terms),
-        digest=terms.distillation.digest if terms.exchange == "soft_labels" else DigestSpec(),
-        wire=wire_of(terms),
-        asks=_asks(terms),
-        selective=terms.soft_labels.selective if terms.soft_labels else None,
-        personal=terms.personal,
-        prototypes=terms.prototypes,
-        part=collaboration.view_of(name),
-    )
-
-
-def _asks(terms: SubtaskTerms) -> tuple[str, ...]:
-    """Return what contributions have to say beside their arrays, for the rules that use it."""
-    if terms.exchange == "weights" and "control" in _aggregation_needs(terms):
-        return ("control",)
-    if terms.exchange == "soft_labels" and terms.soft_labels is not None:
-        rule = load("soft_labels", terms.soft_labels.combine.rule)
-        return ("accuracy",) if "accuracy" in soft_labels.needs(rule) else ()
-    return ()
-
-
-def _train(terms: SubtaskTerms) -> TrainSpec:
-    """Return how sites train; a rule that solves the last layer has them send sums in its place."""
-    if "normal_equations" in _aggregation_needs(terms):
-        return terms.train.model_copy(update={"objective": "normal_equations"})
-    return terms.train
-
-
-def _aggregation_needs(terms: SubtaskTerms) -> frozenset[str]:
-    return aggregation.needs(load("aggregation", terms.aggregation.rule))
-
-
 def with_public(prepared: Prepared, public_NX: NDArray[np.float32]) -> Prepared:
     """Return ``prepared`` with the preprocessed public set, and its digest in the subtask."""
     subtask = prepared.subtask.model_copy(update={"public_digest": digest({"x": public_NX})})
@@ -269,7 +217,7 @@ def predicted_seconds(prepared: Prepared, capability: Capability, epochs: float)
 
 
 def _memories(terms: SubtaskTerms, subtask: Subtask) -> dict[str, float]:
-    shape = Preprocessing.model_validate_json(str(subtask.preprocessing)).input_shape
+    shape = input_shape(subtask)
     return {
         choice.name: choice.memory_mib or memory_mib(build(choice.name, shape, subtask.outputs, 0))
         for choice in models_of(terms)

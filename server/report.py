@@ -12,6 +12,7 @@ import jinja2
 from collab.metrics import LOWER_IS_BETTER
 from server import units
 from server.charts import Lane, LineChart, Whisker, lane, line_chart, towards_better, whiskers
+from server.family_view import cell, families, groups, wholes
 from server.reading import (
     COLLABORATION,
     NO_GLOBAL,
@@ -112,6 +113,8 @@ def render(summary: Mapping[str, Any]) -> str:
             all_allocations=len(allocations),
             own_results={name: {row.site: row for row in site_results(summary, name)} for name in subtasks},
             calibrations=[name for name in subtasks if at(summary, "subtasks", name, "calibration")],
+            wholes=wholes(at(summary, "decompositions")),
+            families=families(at(summary, "decompositions")),
             thin=_thinnest(list(at(summary, "coverage") or [])),
         )
     )
@@ -139,6 +142,8 @@ def _environment() -> jinja2.Environment:
     environment.filters.update({one.__name__: one for one in filters})
     environment.globals["Verdict"] = Verdict
     environment.globals["at"] = at
+    environment.globals["groups_of"] = groups
+    environment.globals["affinity_cell"] = cell
     return environment
 
 

@@ -183,6 +183,8 @@ def _allocations(conductor: Conductor) -> list[Json]:
             )
             seconds = None if task.answered_s is None else task.answered_s - cohort.opened_s
             rows.append(row | {"outcome": task.outcome, "detail": task.detail, "seconds": seconds})
+            if len(cohort.group) > 1:
+                rows[-1]["together"] = list(task.of)
     return sorted(rows, key=lambda r: (r["round"], r["subtask"], r["site"], r["attempt"]))
 
 

@@ -14,13 +14,14 @@ from collab import metrics
 from collab.collaboration import Collaboration, metric_of
 from collab.decomposition import whole_modality
 from collab.decomposition.modality_terms import ModalityTerms
-from collab.decomposition.terms import DecompositionTerms
+from collab.decomposition.terms import WholeTerms
 from collab.decomposition.whole import check_statistics, statistics_spec
 from collab.decomposition.whole_labels import FUSED, NAIVE, OUTSIDE
 from collab.paired import LOSSES, difference
 from collab.sparse import expand
 from protocol.errors import ConsiliumError, MessageError
-from protocol.messages import Evaluation, WholePart, WholeRequest
+from protocol.fusing import WholePart, WholeRequest
+from protocol.messages import Evaluation
 from protocol.records import pack
 from server.courier import Arrival, Courier, Letter
 from server.learner import Learner
@@ -35,7 +36,7 @@ class Whole:
     """What a whole came to on test rows: its sums by group (``decomposition.whole``) of each site."""
 
     metric: str
-    terms: DecompositionTerms
+    terms: WholeTerms
     parts: Mapping[str, str]
     sites: Mapping[str, Groups] = field(repr=False)
     state: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
@@ -70,7 +71,7 @@ def measure_wholes(
 ) -> dict[str, Whole]:
     """Return what each decomposition came to; one with a part without a final model is left out and noted."""
     found = {}
-    for name in sorted(collaboration.decomposition):
+    for name in sorted(collaboration.wholes):
         lacking = [s for s in collaboration.parts_of(name).values() if learners[s].final() is None]
         if lacking:
             notes.append(f"{name}: not measured as a whole: there is no final model of {', '.join(lacking)}")
@@ -87,7 +88,7 @@ def _measure(
     run: str,
     notes: list[str],
 ) -> Whole:
-    terms, parts = collaboration.decomposition[name], collaboration.parts_of(name)
+    terms, parts = collaboration.wholes[name], collaboration.parts_of(name)
     chosen, arrays = _models(parts, learners)
     state = _state(terms, parts, learners)
     arrays |= {f"fusion/{key}": array for key, array in state.items()}
@@ -108,9 +109,7 @@ def _measure(
     return Whole(metric, terms, parts, answers, state)
 
 
-def _request(
-    run: str, name: str, site: str, terms: DecompositionTerms, parts: tuple[WholePart, ...]
-) -> WholeRequest:
+def _request(run: str, name: str, site: str, terms: WholeTerms, parts: tuple[WholePart, ...]) -> WholeRequest:
     by_labels = {} if isinstance(terms, ModalityTerms) else {"groups": terms.groups, "outside": terms.outside}
     return WholeRequest.model_validate(
         {"run": run, "whole": name, "site": site, "fusion": terms.fusion, "parts": parts, **by_labels}
@@ -118,7 +117,7 @@ def _request(
 
 
 def _state(
-    terms: DecompositionTerms, parts: Mapping[str, str], learners: Mapping[str, Learner]
+    terms: WholeTerms, parts: Mapping[str, str], learners: Mapping[str, Learner]
 ) -> dict[str, NDArray[Any]]:
     """Return what the fusion needs beside the parts' answers: by modality, the priors in them."""
     if not isinstance(terms, ModalityTerms):
@@ -160,7 +159,7 @@ def _opened(arrival: Arrival, collaboration: Collaboration, name: str) -> Groups
         raise MessageError("the result is of another whole or site")
     if not evaluation.num_examples:
         return {}
-    terms = collaboration.decomposition[name]
+    terms = collaboration.wholes[name]
     groups: Groups = {}
     for key, array in arrays.items():
         group, _, rest = key.partition("/")

@@ -3,12 +3,17 @@
 ``pooled``: one model on all sites' train rows together, which no real collaboration may have.
 ``fedavg_smallest``: FedAvg among everybody with the smallest model, as a plain framework would do.
 Each site alone is measured inside the run itself, at the sites.
+
+A subtask that comes after others has the same inputs in all of them: ``pooled`` and each site alone take
+what the run's own final upstream models say, so what differs is this subtask's training and nothing before
+it. ``fedavg_smallest`` is another run, and chains the models that it made itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -18,7 +23,7 @@ from flwr.app import RecordDict
 
 from clients.site import from_scenario
 from clients.state import SiteState
-from clients.work import Desk, epochs_per_round, raw_outputs
+from clients.work import UPSTREAM, Desk, epochs_per_round, raw_outputs
 from collab import metrics
 from collab.collaboration import Collaboration, metric_of, models_of
 from collab.data.preprocess import Preprocessing, measure, merge
@@ -27,7 +32,8 @@ from collab.rng import generator
 from collab.settings import validate
 from collab.terms import SubtaskTerms
 from collab.training import Rows, train_early_stopped
-from server.preparation import describe
+from server.description import describe
+from server.models import read_upstream
 from simulations import attacks
 
 # What a subtask's table may say that plain FedAvg does not have.
@@ -51,9 +57,13 @@ class Baseline:
         return {"global": self.value, "own": float(np.mean(known)) if known else None}
 
 
-def pooled(collaboration: Collaboration, name: str) -> Baseline:
-    """Train the subtask's largest model on all train rows together, early stopped on all validation rows."""
-    desks = _desks(collaboration, name)
+def pooled(collaboration: Collaboration, name: str, folder: Path | None = None) -> Baseline:
+    """Train the subtask's largest model on all train rows together, early stopped on all validation rows.
+
+    Raises:
+        UpstreamError: the subtask comes after others, and no ``folder`` of a run with their models is given.
+    """
+    desks = _desks(collaboration, name, folder)
     train, validation = (_union(desks, side) for side in ("train", "validation"))
     desk = next(iter(desks.values()))
     terms = collaboration.subtasks[name]
@@ -87,6 +97,9 @@ def smallest_common(collaboration: Collaboration) -> Collaboration:
     for profile in tables["sites"].values():
         if profile.get("attack") not in on_weights:
             profile.pop("attack", None)
+    tables["decomposition"] = {
+        name: table for name, table in tables["decomposition"].items() if table["by"] != "affinity"
+    }
     tables["allocation"] = {"policy": "everyone"}
     tables["fusion"] = {"rule": "own_pool"}
     tables["coordination"] = {**tables["coordination"], "min_coverage": 0.0}
@@ -116,14 +129,22 @@ def scratch_folder() -> TemporaryDirectory[str]:
     return TemporaryDirectory(prefix="consilium-baseline-")
 
 
-def _desks(collaboration: Collaboration, name: str) -> dict[str, Desk]:
-    subtask = describe(collaboration, name)
+def _desks(collaboration: Collaboration, name: str, folder: Path | None = None) -> dict[str, Desk]:
+    """Return a desk a site with its preprocessing and, of the run in ``folder``, the upstream models."""
+    subtask, above = describe(collaboration, name), {}
+    if subtask.upstream and folder is not None:
+        above = read_upstream(folder, [one.name for one in subtask.upstream])
+        told = (one.model_copy(update={"settled": above[one.name][0]}) for one in subtask.upstream)
+        subtask = subtask.model_copy(update={"upstream": tuple(told)})
     desks = {
         site: Desk(from_scenario(collaboration, site), SiteState(RecordDict()), subtask)
         for site in collaboration.sites_of(name)
     }
     statistics = merge([measure(desk.raw().train) for desk in desks.values()])
     ready = subtask.model_copy(update={"preprocessing": Preprocessing.fit(statistics).model_dump_json()})
+    for desk in desks.values():
+        for above_name, (settled, arrays) in above.items():
+            desk.state.put(above_name, settled.digest, arrays, role=UPSTREAM)
     return {site: Desk(desk.site, desk.state, ready) for site, desk in desks.items()}
 
 

@@ -25,9 +25,9 @@ from collab.settings import validate
 from collab.terms import wire_of
 from protocol.errors import ConfigError
 from server.conductor import Listener
+from server.description import describe
 from server.federation import Terms, federate, to_toml
 from server.outlook import Outlook, outlook
-from server.preparation import describe
 from server.report import write_report
 from server.summary import FILE_NAME, set_baseline, write_json
 from simulations import attacks, baselines
@@ -78,11 +78,11 @@ def ready(collaboration: Collaboration, base: Path) -> Collaboration:
         if terms.teacher is not None:
             tables["subtasks"][name]["teacher"]["path"] = beside(terms.teacher.path, base)
     found = validate(Collaboration, tables, "collaboration")
-    for whole, decomposition in found.decomposition.items():
+    for whole, decomposition in found.wholes.items():
         if isinstance(decomposition, ModalityTerms):
             _check_modalities(found, whole, decomposition)
     tables["sites"] |= _with_rows(found)
-    found = validate(Collaboration, tables, "collaboration") if found.decomposition else found
+    found = validate(Collaboration, tables, "collaboration") if found.wholes else found
     for name, terms in found.subtasks.items():
         data = scenario_data(found, name)
         if kind_of(terms).output == "classes" and terms.labels is None:
@@ -104,10 +104,10 @@ def _check_modalities(collaboration: Collaboration, whole: str, terms: ModalityT
 def _with_rows(collaboration: Collaboration) -> dict[str, Any]:
     """Return the profiles of the sites, each without the parts of wholes that it has no train rows of."""
     profiles = {}
-    for site, profile in collaboration.sites.items() if collaboration.decomposition else ():
+    for site, profile in collaboration.sites.items() if collaboration.wholes else ():
         empty = {
             part
-            for whole in collaboration.decomposition
+            for whole in collaboration.wholes
             for part in _empty_parts(collaboration, ScenarioCustody(collaboration, site), whole)
         }
         kept = [n for n in collaboration.subtasks if site in collaboration.sites_of(n) and n not in empty]
@@ -145,7 +145,7 @@ def simulate(collaboration: Collaboration, order: Order, listener: Listener) -> 
     terms = Terms(order.run, folder, "simulated", order.engine, baselines=order.baselines)
     summary = _run(collaboration, terms, listener)
     if order.baselines:
-        _compare(collaboration, summary, listener)
+        _compare(collaboration, summary, folder, listener)
         write_json(summary, folder / FILE_NAME)
     write_report(summary, folder / "report.html")
     return summary
@@ -178,6 +178,11 @@ def _check_attacks(collaboration: Collaboration, engine: Engine) -> None:
             )
         for name, terms in collaboration.subtasks.items():
             if site in collaboration.sites_of(name):
+                if any(name in family.subtasks for family in collaboration.families.values()):
+                    raise ConfigError(
+                        f"site '{site}', subtask '{name}': attack '{attack}' is not defined on a shared "
+                        f"encoder; there: {', '.join(sorted(attacks.IN_THE_DATA))}"
+                    )
                 try:
                     attacks.check_attack(attack, terms.exchange, wire_of(terms).form)
                 except ConfigError as error:
@@ -215,13 +220,13 @@ def _run(collaboration: Collaboration, terms: Terms, listener: Listener) -> dict
     return found[0]
 
 
-def _compare(collaboration: Collaboration, summary: dict[str, Any], listener: Listener) -> None:
+def _compare(collaboration: Collaboration, summary: dict[str, Any], folder: Path, listener: Listener) -> None:
     """Measure the baselines that need all data or another run, and put them into the summary."""
     for name in sorted(collaboration.subtasks):
         if summary["subtasks"][name]["baselines"] is None:
             continue  # no site could measure itself alone: there is nothing to stand beside
         listener({"type": "stage", "text": f"baseline pooled: {name}"})
-        found = baselines.pooled(collaboration, name)
+        found = baselines.pooled(collaboration, name, folder)
         set_baseline(summary, name, "pooled", found.measured, found.own)
     listener({"type": "stage", "text": "baseline FedAvg with the smallest model"})
     plain = baselines.smallest_common(collaboration)

@@ -10,7 +10,8 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from clients.app import app as client_app
-from protocol.messages import Assignment, Contribution, Evaluation, Frozen, Refusal
+from protocol.bounds import Frozen
+from protocol.messages import Assignment, Contribution, Evaluation, Refusal
 from protocol.records import pack, unpack
 from tests.small import NAMES, Answerer, Named, Small
 

@@ -41,6 +41,7 @@ class SubtaskView:
     weight: float = 1.0  # f_k^(α-1), what the objective Σ λ_k f_k^α says of it beside its importance
     exploration: float = 1.0  # above 1 for a while after a drift alarm
     normalises: bool = True  # its aggregation divides by steps (fednova): sites may do unlike work
+    together: tuple[str, ...] = ()  # whose training this is, where it leads a group (``joint_views``)
 
 
 @dataclass(frozen=True)

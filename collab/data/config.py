@@ -15,9 +15,9 @@ from collab.data.limits import MAX_COLUMNS
 from collab.data.ngrams import Recipe
 from collab.data.partition_config import PartitionConfig
 from collab.data.split_config import SplitConfig
+from protocol.bounds import Frozen, Label
+from protocol.bounds import Name as SiteName
 from protocol.errors import ConfigError
-from protocol.messages import Frozen, Label
-from protocol.messages import Name as SiteName
 
 __all__ = ["DataConfig", "Inputs", "Labels", "Output", "PartitionConfig", "SplitConfig", "Wanted"]
 
@@ -218,6 +218,12 @@ class DataConfig(Frozen):
         return tuple(
             c for c in (self.target, self.site, self.split.group, self.split.column) if c is not None
         )
+
+    @property
+    def source(self) -> tuple[object, ...]:
+        """What is read: two blocks of one source read the same rows, whatever they make of them."""
+        files = None if self.files is None else tuple(sorted(self.files.items()))
+        return (self.format, self.name, self.path, files)
 
     def _not_features(self) -> tuple[str, ...]:
         return (*self.roles, *self.drop, *self.categorical)

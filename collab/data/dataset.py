@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from collab.data.apportion import apportion
 from collab.data.config import DataConfig, Inputs, Output, PartitionConfig
+from collab.data.content import fingerprints
 from collab.data.examples import Examples, Text
 from collab.data.formats import describe, load, require_all_rows
 from collab.data.partition import partition as deal
@@ -51,6 +53,7 @@ def build_scenario_examples(  # noqa: PLR0913 - each argument is one independent
     holdout: int = 0,
     root: int = 0,
     base: Path | None = None,
+    like: Examples | None = None,
 ) -> ScenarioData:
     """Read a data set, hold out the public and the root set, deal the rest out, then the official test rows.
 
@@ -68,14 +71,17 @@ def build_scenario_examples(  # noqa: PLR0913 - each argument is one independent
         holdout: rows of the public set, 0 for none.
         root: rows of the root set, 0 for none; asking for it leaves the public set as it is.
         base: see ``formats.load``.
+        like: the same rows as another block reads them, whose targets decide who gets what in place of these.
 
     Raises:
-        DataError: see ``formats.load``; too few rows, one class alone, or a site without rows.
+        DataError: see ``formats.load``; too few rows, one class alone, a site without rows, or rows that are
+            not those of ``like``.
         ConfigError: keys that do not go together.
     """
     rows, names = load(config, labels, output, inputs, base)
     _require_two_classes(rows, config)
-    keys = replace(rows, image_NCHW=None)  # who gets what is decided without copying pixels
+    keys = rows if like is None else replace(rows, y=_targets_of(like, rows, config))
+    keys = replace(keys, image_NCHW=None)  # who gets what is decided without copying pixels
     test = _official_test(rows, config)
     mine = np.setdiff1d(np.arange(len(rows)), test)
     if config.rows is not None:
@@ -86,13 +92,27 @@ def build_scenario_examples(  # noqa: PLR0913 - each argument is one independent
     rng = generator(seed, data_name, "partition")
     dealt = deal(pool.y, pool.site_N, partition, sites, rng, group_N=pool.group_N)
     indices = {site: mine[at] for site, at in dealt.items()}
-    official = _deal_test(rows, test, indices, partition, generator(seed, data_name, "test"))
+    official = _deal_test(keys, test, indices, partition, generator(seed, data_name, "test"))
     return ScenarioData(
         by_site={site: rows.take(np.concatenate([indices[site], official[site]])) for site in sites},
         public=rows.take(public).without_targets() if holdout else None,
         labels=names,
         root=rows.take(trusted) if root else None,
     )
+
+
+def _targets_of(like: Examples, rows: Examples, config: DataConfig) -> NDArray[Any]:
+    """Return the targets by which rows are dealt out that another block reads too.
+
+    Raises:
+        DataError: the two do not read the same rows in the same order.
+    """
+    if len(like) != len(rows) or fingerprints(like) != fingerprints(rows):
+        raise DataError(
+            f"{describe(config)}: subtasks of one family read other rows or columns of it: give their blocks "
+            "the same features and missing_rows; or name each row's site, for partition 'column'"
+        )
+    return like.y
 
 
 def load_site(

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from collab.data.keys import given
-from protocol.messages import Frozen
+from protocol.bounds import Frozen
 
 
 class PartitionConfig(Frozen):

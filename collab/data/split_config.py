@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from collab.data.keys import Column, FilePath, given
-from protocol.messages import Frozen
+from protocol.bounds import Frozen
 
 
 class SplitConfig(Frozen):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from collab.data.apportion import apportion
 from collab.data.config import SplitConfig
+from collab.data.content import sides
 from collab.data.examples import Examples, Text
 from collab.data.units import Units, units_of
 from collab.rng import generator
@@ -27,7 +28,14 @@ class Split:
     test: NDArray[np.int64]
 
 
-def split(examples: Examples, config: SplitConfig, seed: int, site: str, data_name: str = "") -> Split:
+def split(
+    examples: Examples,
+    config: SplitConfig,
+    seed: int,
+    site: str,
+    data_name: str = "",
+    family: str | None = None,
+) -> Split:
     """Return which rows of ``site`` train, validate and test.
 
     Rows whose ``split_N`` names a side keep it; the others are drawn. Of n drawn rows
@@ -41,13 +49,17 @@ def split(examples: Examples, config: SplitConfig, seed: int, site: str, data_na
         seed: the collaboration's; the draw depends on it, the names below and the data alone.
         site: whose rows these are.
         data_name: which rows these are; two subtasks on one data set share their splits.
+        family: the name under which rows are split by their content (``content.sides``): for subtasks whose
+            blocks read the same rows with different targets. The shares are then met on average.
 
     Raises:
         DataError: the site has no row, a side has an unknown name, or no row is left to train on.
     """
     side_N = _given(examples, config, site)
     drawn = np.flatnonzero(side_N == "")
-    if len(drawn):
+    if len(drawn) and family is not None:
+        side_N[drawn] = sides(examples.take(drawn), config, seed, family)
+    elif len(drawn):
         rng = generator(seed, data_name, site, "split")
         side_N[drawn] = _draw(examples.take(drawn), config, rng)
     train, validation, test = (np.flatnonzero(side_N == side) for side in SIDES)

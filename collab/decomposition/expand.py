@@ -15,12 +15,12 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from collab.data.locate import locate
+from collab.decomposition.affinity_terms import AffinityTerms
 from collab.decomposition.label_hierarchy import parse
-from collab.decomposition.modality_terms import ModalityTerms
-from collab.decomposition.terms import RULES, DecompositionTerms, LabelHierarchyTerms, name_of
+from collab.decomposition.terms import RULES, LabelHierarchyTerms, WholeTerms, name_of
 from collab.plugins import unknown
+from protocol.bounds import Name
 from protocol.errors import ConfigError
-from protocol.messages import Name
 
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 
@@ -35,7 +35,7 @@ def is_whole(tables: Mapping[str, Any]) -> bool:
     )
 
 
-def model_of(table: Mapping[str, Any]) -> type[LabelHierarchyTerms | ModalityTerms]:
+def model_of(table: Mapping[str, Any]) -> type[WholeTerms | AffinityTerms]:
     """Return the model of a decomposition's table; ``ConfigError`` if nothing is taken apart so."""
     by = table.get("by")
     if by is None:
@@ -64,7 +64,7 @@ def read_groups(table: Mapping[str, Any], base: Path | None) -> Tables:
     return {**table, "groups": {group: list(labels) for group, labels in hierarchy.groups.items()}}
 
 
-def expand(tables: Mapping[str, Any], name: str, terms: DecompositionTerms) -> Tables:
+def expand(tables: Mapping[str, Any], name: str, terms: WholeTerms) -> Tables:
     """Return ``tables`` with the subtask ``name`` replaced by its parts.
 
     Raises:

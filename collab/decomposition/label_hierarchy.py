@@ -20,8 +20,8 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from protocol.bounds import Label, Name
 from protocol.errors import ConfigError
-from protocol.messages import Label, Name
 
 MAX_GROUPS: Final = 1_000
 MAX_LABELS: Final = 10_000

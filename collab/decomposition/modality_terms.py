@@ -12,8 +12,9 @@ from collab.data.keys import Column, Columns
 from collab.decomposition.modality import IMAGE, kinds
 from collab.kinds.contract import Kind
 from collab.plugins import load, unknown
+from protocol.bounds import Frozen, Name
 from protocol.errors import ConfigError
-from protocol.messages import Frozen, Name, PartOf
+from protocol.parts import PartOf
 
 # What is the same for all parts, so that their answers are of the same rows and can be multiplied.
 _SAME: Final = ("kind", "data", "labels", "metric", "root", "part_of")

@@ -15,7 +15,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -24,11 +24,16 @@ from torch import Tensor, nn
 
 from collab.heads import head_names, split
 from collab.kinds.contract import Kind
-from collab.models.contract import build, to_arrays
+from collab.models.contract import build, from_arrays, to_arrays
 from collab.plugins import unknown
 from collab.rng import derive
 from collab.training import Rows
+from protocol.arrays import Arrays, check, spec_of
 from protocol.errors import ConfigError
+
+# How arrays of a shared encoder are named on their way.
+ENCODER: Final = "encoder/"
+HEAD: Final = "head/"
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,24 @@ class SharedEncoder(nn.Module):
         """Return one subtask's arrays, as the model that ``models.build`` makes names them."""
         head = to_arrays(self.heads[self._place(name)])
         return to_arrays(self.encoder) | {f"{self.head_prefix}.{n}": a for n, a in head.items()}
+
+    def shared_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return all arrays as they travel: ``encoder/NAME``, and ``head/SUBTASK/NAME`` for each part."""
+        found = {f"{ENCODER}{n}": a for n, a in to_arrays(self.encoder).items()}
+        for part, head in zip(self.parts, self.heads, strict=True):
+            found |= {f"{HEAD}{part.name}/{n}": a for n, a in to_arrays(head).items()}
+        return found
+
+    def load_shared(self, arrays: Arrays) -> None:
+        """Load what ``shared_arrays`` gives.
+
+        Raises:
+            ArraysError: names, shapes or dtypes differ, or a value is not finite.
+        """
+        check(arrays, spec_of(self.shared_arrays()))
+        from_arrays(self.encoder, _under(arrays, ENCODER))
+        for part, head in zip(self.parts, self.heads, strict=True):
+            from_arrays(head, _under(arrays, f"{HEAD}{part.name}/"))
 
     def branch(self, names: Sequence[str]) -> SharedEncoder:
         """Return a copy for these subtasks alone, which goes on from the parameters as they are."""
@@ -169,6 +192,10 @@ def joint_rows(parts: Sequence[Part], rows: Mapping[str, Rows]) -> Rows:
     if len(blocks) == 1:
         return Rows(*blocks[0])
     return Rows(torch.cat([x for x, _ in blocks]), torch.cat([y_NK for _, y_NK in blocks]))
+
+
+def _under(arrays: Arrays, prefix: str) -> dict[str, NDArray[Any]]:
+    return {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
 
 
 def _joint_loss(parts: Sequence[Part], outputs_NO: Tensor, y_NK: Tensor) -> Tensor:

@@ -10,10 +10,12 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from collab.data.keys import FilePath
+from collab.decomposition.affinity_terms import AffinityTerms
 from collab.decomposition.label_hierarchy import GATE, Hierarchy, Part
 from collab.decomposition.modality_terms import ModalityTerms
+from protocol.bounds import Frozen, Label, Name
 from protocol.errors import ConfigError
-from protocol.messages import Frozen, Label, Name, PartOf
+from protocol.parts import PartOf
 
 Fusion = Literal["soft_gate", "hard_gate", "closed_set", "open_set"]
 GATED: Final = frozenset({"soft_gate", "hard_gate"})
@@ -114,11 +116,13 @@ class LabelHierarchyTerms(Frozen):
         return PartOf(whole=whole, labels=labels, classes=tuple(taken.get(label) for label in labels))
 
 
-# One ``[decomposition.NAME]``: the subtask of that name is replaced by its parts. Each rule has ``names`` of
-# its parts, ``labels`` of the whole, ``part_tables``, a ``view`` of each part, and the whole's ``subtask``.
-DecompositionTerms: TypeAlias = Annotated[LabelHierarchyTerms | ModalityTerms, Field(discriminator="by")]
-RULES: Final[Mapping[str, type[LabelHierarchyTerms | ModalityTerms]]] = MappingProxyType(
-    {"label_hierarchy": LabelHierarchyTerms, "modality": ModalityTerms}
+# A whole: the subtask of its name is replaced by its parts. Each rule has ``names`` of its parts, ``labels``
+# of the whole, ``part_tables``, a ``view`` of each part, and the whole's ``subtask``.
+WholeTerms: TypeAlias = LabelHierarchyTerms | ModalityTerms
+# One ``[decomposition.NAME]``: a whole, or a family, whose subtasks stay what they are.
+DecompositionTerms: TypeAlias = Annotated[WholeTerms | AffinityTerms, Field(discriminator="by")]
+RULES: Final[Mapping[str, type[WholeTerms | AffinityTerms]]] = MappingProxyType(
+    {"label_hierarchy": LabelHierarchyTerms, "modality": ModalityTerms, "affinity": AffinityTerms}
 )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from collab.data.examples import Examples
 from collab.decomposition.modality import IMAGE, View, has_inputs, view
-from protocol.messages import PartOf
+from protocol.parts import PartOf
 
 
 def rows_of(examples: Examples, part: PartOf) -> Examples:

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from collab.decomposition import whole_labels, whole_modality
 from collab.decomposition.modality_terms import ModalityTerms
-from collab.decomposition.terms import DecompositionTerms
+from collab.decomposition.terms import WholeTerms
 from protocol.arrays import Arrays, Spec
 
 Floats = NDArray[np.float64]
 Outputs = Mapping[str, NDArray[Any]]
 
 
-def fuse(terms: DecompositionTerms, outputs: Outputs, state: Arrays) -> Floats:
+def fuse(terms: WholeTerms, outputs: Outputs, state: Arrays) -> Floats:
     """Return the whole's answer [N, C], or [N, C + 1] with OTHER last where there is an ``outside``.
 
     Args:
@@ -36,23 +36,21 @@ def fuse(terms: DecompositionTerms, outputs: Outputs, state: Arrays) -> Floats:
     return whole_labels.fuse(terms, outputs)
 
 
-def statistics(
-    terms: DecompositionTerms, outputs: Outputs, y_N: NDArray[Any], state: Arrays
-) -> dict[str, Floats]:
+def statistics(terms: WholeTerms, outputs: Outputs, y_N: NDArray[Any], state: Arrays) -> dict[str, Floats]:
     """Return a site's sums as ``GROUP/NAME``; y_N is an index into ``terms.labels``; raises as ``fuse``."""
     if isinstance(terms, ModalityTerms):
         return whole_modality.statistics(terms, outputs, y_N, state)
     return whole_labels.statistics(terms, outputs, y_N)
 
 
-def statistics_spec(terms: DecompositionTerms) -> dict[str, Spec]:
+def statistics_spec(terms: WholeTerms) -> dict[str, Spec]:
     """Return what the sums look like, by group."""
     if isinstance(terms, ModalityTerms):
         return whole_modality.statistics_spec(terms)
     return whole_labels.statistics_spec(terms)
 
 
-def check_statistics(groups: Mapping[str, Arrays], terms: DecompositionTerms, rows: int) -> None:
+def check_statistics(groups: Mapping[str, Arrays], terms: WholeTerms, rows: int) -> None:
     """Raise ``ArraysError`` for sums that a site's ``rows`` test rows cannot have."""
     if isinstance(terms, ModalityTerms):
         whole_modality.check_statistics(groups, terms, rows)

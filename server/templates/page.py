@@ -58,7 +58,7 @@ TEXT = r"""{% import "marks.html" as marks with context %}
 <span><svg width="14" height="14"><path class="fused" d="M7 1.5l5.5 5.5l-5.5 5.5l-5.5 -5.5z"/></svg>fused with the sites' models</span>
 <span><svg width="8" height="16"><path class="pooled" d="M4 0V16"/></svg>all data in one place: the upper mark</span>
 </p>
-{% for name, whole in (at(run, "decompositions") or {}).items() if at(whole, "by") != "modality" %}
+{% for name, whole in wholes.items() if at(whole, "by") != "modality" %}
 {% if loop.first %}
 <h3>Taken apart, and together again</h3>
 <p class="soft">What the final models of a whole's parts answer together, on all sites' test rows of the whole; naive is the surest expert, whatever the gate says.</p>
@@ -70,7 +70,7 @@ TEXT = r"""{% import "marks.html" as marks with context %}
 </tbody></table></div>
 {% endif %}
 {% endfor %}
-{% for name, whole in (at(run, "decompositions") or {}).items() if at(whole, "by") == "modality" %}
+{% for name, whole in wholes.items() if at(whole, "by") == "modality" %}
 {% if loop.first %}
 <h3>Taken apart by modality, and together again</h3>
 <p class="soft">What the models of all modalities answer together, on all sites' test rows of the whole, beside the best of them alone on the same rows (the class shares answer rows that lack it). The difference is together minus alone, ± one standard error of the paired rows; the best was chosen on these rows.</p>
@@ -79,6 +79,30 @@ TEXT = r"""{% import "marks.html" as marks with context %}
 {% endif %}
 {% set best = at(whole, "best_alone") %}
 <tr><th class="name">{{ name }} <span class="unit">{{ whole.metric|metric_name }}</span></th><td>{{ whole.fusion }}</td><td class="n"><b>{{ at(whole, "global")|number }}</b></td><td class="n">{{ at(whole, "own")|number }}</td><td>{% for part, value in (at(whole, "alone") or {}).items() %}{{ part }} {{ value|number }} ({{ at(whole, "rows", part) }}){{ ", " if not loop.last }}{% endfor %}</td><td>{{ at(best, "part") or "–" }} {{ at(best, "global")|number }}</td><td class="n">{{ at(best, "difference")|number }}{% if at(best, "standard_error") is not none %} ± {{ at(best, "standard_error")|number }}{% endif %}</td></tr>
+{% if loop.last %}
+</tbody></table></div>
+{% endif %}
+{% endfor %}
+{% for name, family in families.items() %}
+<h3>Family {{ name }}: {{ groups_of(family) }}</h3>
+<p class="soft">These subtasks trained together with one encoder{% if at(family, "split_after") is none %} to the end; they were never split{% else %} until round {{ family.split_after }}, then each group with its own. The groups are {% if family.exact %}the best{% else %}good ones, not proven the best,{% endif %} by what a step for a row's subtask took off the loss of a column's, in percent{% endif %}. Measuring took {{ at(family, "measuring_examples")|default(0, true)|counted("example") }} of training.</p>
+{% if at(family, "affinity") %}
+<div class="card scroll"><table>
+<thead><tr><th>A step for …</th>{% for subtask in family.subtasks %}<th class="n">on {{ subtask }}</th>{% endfor %}</tr></thead><tbody>
+{% for subtask in family.subtasks %}{% set row = loop.index0 %}
+<tr><th class="name">{{ subtask }}</th>{% for _ in family.subtasks %}<td class="n">{{ affinity_cell(family, row, loop.index0) }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div>
+{% endif %}
+{% endfor %}
+{% for name, chain in (at(run, "chains") or {}).items() %}
+{% if loop.first %}
+<h3>One after the other</h3>
+<p class="soft">A subtask that comes after others reads what their final models predict, never their true labels. End to end is its final model on all sites' test rows; ablated is the same model where upstream says its mean of every row: the difference is what upstream was worth to it.</p>
+<div class="card scroll"><table class="wide">
+<thead><tr><th>Subtask</th><th>After</th><th class="n">Level</th><th class="n">End to end</th><th class="n">Own</th><th class="n">Upstream ablated</th><th>Upstream, each on its own</th></tr></thead><tbody>
+{% endif %}
+<tr><th class="name">{{ name }} <span class="unit">{{ chain.metric|metric_name }}</span></th><td>{{ (at(chain, "after") or [])|join(", ") }}</td><td class="n">{{ at(chain, "level") }}</td><td class="n"><b>{{ at(chain, "end_to_end")|number }}</b></td><td class="n">{{ at(chain, "own")|number }}</td><td class="n">{{ at(chain, "ablated")|number }}</td><td>{% for above, own in (at(chain, "upstream") or {}).items() %}{{ above }} {{ at(own, "global")|number }} <span class="unit">{{ at(own, "metric")|metric_name }}</span>{{ ", " if not loop.last }}{% endfor %}</td></tr>
 {% if loop.last %}
 </tbody></table></div>
 {% endif %}
@@ -156,7 +180,7 @@ TEXT = r"""{% import "marks.html" as marks with context %}
 <div class="scroll"><table class="wide small">
 <thead><tr><th class="n">Round</th><th>Site</th><th>Subtask</th><th>Outcome</th><th>What happened</th><th>Why it was chosen</th></tr></thead><tbody>
 {% for a in unfulfilled[:100] %}
-<tr><td class="n">{{ a.round }}</td><td class="name">{{ a.site }}</td><td class="name">{{ a.subtask }}</td><td>{{ a.outcome }}{% if a.attempt|default(1) > 1 %} <span class="soft">attempt {{ a.attempt }}</span>{% endif %}</td><td class="text">{{ a.detail|default("") or "–" }}</td><td class="text soft">{{ a.reason|default("") or "–" }}</td></tr>
+<tr><td class="n">{{ a.round }}</td><td class="name">{{ a.site }}</td><td class="name">{{ a.subtask }}{% for name in a.together|default([]) if name != a.subtask %} <span class="soft">+ {{ name }}</span>{% endfor %}</td><td>{{ a.outcome }}{% if a.attempt|default(1) > 1 %} <span class="soft">attempt {{ a.attempt }}</span>{% endif %}</td><td class="text">{{ a.detail|default("") or "–" }}</td><td class="text soft">{{ a.reason|default("") or "–" }}</td></tr>
 {% endfor %}
 </tbody></table></div>
 {% if unfulfilled|length > 100 %}<p class="soft small">The first 100 are shown; all are in <code>summary.json</code>.</p>{% endif %}
@@ -165,7 +189,7 @@ TEXT = r"""{% import "marks.html" as marks with context %}
 <details><summary>All {{ all_allocations|counted("assignment") }}, with scores and reasons</summary>
 <div class="scroll"><table class="wide small"><thead><tr><th class="n">Round</th><th>Site</th><th>Subtask</th><th>Outcome</th><th class="n">Score</th><th class="n">Simulated</th><th>Why it was chosen</th></tr></thead><tbody>
 {% for a in allocations %}
-<tr><td class="n">{{ a.round }}</td><td class="name">{{ a.site }}</td><td class="name">{{ a.subtask }}</td><td>{{ a.outcome }}{% if a.attempt|default(1) > 1 %} <span class="soft">attempt {{ a.attempt }}</span>{% endif %}</td><td class="n">{{ a.score|default(none)|number }}</td><td class="n">{{ a.seconds|default(none)|duration }}</td><td class="text soft">{{ a.reason|default("") or "–" }}</td></tr>
+<tr><td class="n">{{ a.round }}</td><td class="name">{{ a.site }}</td><td class="name">{{ a.subtask }}{% for name in a.together|default([]) if name != a.subtask %} <span class="soft">+ {{ name }}</span>{% endfor %}</td><td>{{ a.outcome }}{% if a.attempt|default(1) > 1 %} <span class="soft">attempt {{ a.attempt }}</span>{% endif %}</td><td class="n">{{ a.score|default(none)|number }}</td><td class="n">{{ a.seconds|default(none)|duration }}</td><td class="text soft">{{ a.reason|default("") or "–" }}</td></tr>
 {% endfor %}
 </tbody></table></div>
 {% if all_allocations > allocations|length %}<p class="soft small">The first {{ allocations|length }} are shown; all are in <code>summary.json</code>.</p>{% endif %}

@@ -208,6 +208,4 @@ def _costs(one: Rehearsal) -> Record:
 
 def _asking(one: Rehearsal, task: Task) -> float:
     site = one.collaboration.sites[task.send.site]
-    return (
-        site.price * one.conductor.machine.roster.work_s(task.send.site, task.send.subtask) * task.send.budget
-    )
+    return site.price * one.conductor.machine.roster.work_s(task.send.site, tuple(task.of)) * task.send.budget

@@ -44,8 +44,8 @@ from collab.fusion.least_squares import RIDGE  # noqa: E402
 from collab.models.contract import to_arrays  # noqa: E402
 from collab.settings import parse  # noqa: E402
 from protocol.messages import Assignment, Subtask  # noqa: E402
+from server.description import describe  # noqa: E402
 from server.federation import Terms, federate, to_toml  # noqa: E402
-from server.preparation import describe  # noqa: E402
 from simulations.benchmarks import control_cases as cases  # noqa: E402
 from simulations.local_engine import run_locally  # noqa: E402
 from simulations.simulate import ready  # noqa: E402

@@ -22,8 +22,9 @@ import torch
 
 from collab.rng import generator
 from protocol.arrays import Arrays, digest, spec_of
+from protocol.bounds import Exchange
 from protocol.codec import encode
-from protocol.messages import Contribution, Exchange
+from protocol.messages import Contribution
 from protocol.quantise_delta import decode_delta, encode_delta
 from protocol.quantise_labels import encode_soft_labels
 from protocol.records import pack, wire_bytes

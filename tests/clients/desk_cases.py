@@ -16,7 +16,7 @@ from collab.models.contract import to_arrays
 from collab.scenario import public_set
 from protocol.arrays import Arrays, digest
 from protocol.messages import Assignment, EvaluationRequest
-from server.preparation import describe
+from server.description import describe
 from tests.small import NAMES, Named, Tables, scenario
 
 RUN = "r"

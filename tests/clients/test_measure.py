@@ -19,7 +19,8 @@ from collab.paired import difference
 from collab.sparse import expand
 from protocol.arrays import Arrays
 from protocol.errors import ArraysError
-from protocol.messages import FINAL, Candidate, FusionRequest, Refusal, SubtaskQuery
+from protocol.fusing import FINAL, Candidate, FusionRequest
+from protocol.messages import Refusal, SubtaskQuery
 from protocol.records import pack, unpack
 from server.federation import to_toml
 from server.flwr_adapter import task_identity

@@ -13,7 +13,7 @@ from clients.work import Desk, raw_outputs
 from collab.calibration import apply_temperature, fit_temperature, temperature_from
 from collab.fusion import stacking
 from protocol.errors import MessageError
-from protocol.messages import FINAL, Candidate, FusionRequest
+from protocol.fusing import FINAL, Candidate, FusionRequest
 from tests.clients.desk_cases import RUN, assignment, desks, fresh, kept, request
 from tests.small import Named, tables
 

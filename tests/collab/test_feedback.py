@@ -119,8 +119,8 @@ def test_a_site_that_never_contributed_is_believed_to_be_like_the_others() -> No
 def test_a_pair_that_waits_comes_round() -> None:
     """However little a pair gained, after enough rounds of waiting its optimistic gain is the highest."""
     beliefs = Beliefs()
-    beliefs.answered("north", "a", 1, 1.0, 1.0)
-    beliefs.failed("south", "a", 1, poisoned=False)
+    beliefs.answered("north", ["a"], 1, 1.0, 1.0)
+    beliefs.failed("south", ["a"], 1, poisoned=False)
     measured(beliefs, 1, 0.5, sites=("north",))
     now, later = (
         [beliefs.belief(site, "a", 1.0, round_) for site in ("north", "south")] for round_ in (2, 2000)
@@ -132,7 +132,7 @@ def test_a_pair_that_waits_comes_round() -> None:
 def test_an_assignment_that_gave_nothing_is_a_gain_of_nothing() -> None:
     """A site that fails is believed to gain less than one that was never asked."""
     beliefs = Beliefs()
-    beliefs.failed("south", "a", 1, poisoned=False)
+    beliefs.failed("south", ["a"], 1, poisoned=False)
     assert beliefs.belief("south", "a", 1.0, 2).gain < beliefs.belief("new", "a", 1.0, 2).gain
     assert beliefs.belief("south", "a", 1.0, 2).attempts == 1
 

@@ -189,3 +189,15 @@ def test_merge_changes_no_input() -> None:
     first, second = (metrics.regression_statistics(np.ones(2), np.zeros(2)) for _ in range(2))
     metrics.merge([first, second])
     assert metrics.num_examples(first) == metrics.num_examples(second) == 2
+
+
+def test_the_moments_of_a_target_follow_from_merged_sums() -> None:
+    """Mean and standard deviation of all rows, whatever site each is at; None where nothing varies."""
+    y_N = np.array([1.0, 2.0, 4.0, 7.0])
+    parts = [metrics.regression_statistics(np.zeros(2), part) for part in (y_N[:2], y_N[2:])]
+    found = metrics.target_moments(metrics.merge(parts))
+    assert found == pytest.approx((y_N.mean(), y_N.std()))
+    assert metrics.target_moments(metrics.regression_statistics(np.zeros(3), np.full(3, 5.0))) is None
+    assert metrics.target_moments(metrics.regression_statistics(np.zeros(1), np.ones(1))) is None
+    classes = metrics.classification_statistics(np.full((2, 2), 0.5), np.array([0, 1]))
+    assert metrics.target_moments(classes) is None

@@ -13,7 +13,7 @@ from collab.decomposition.modality_terms import ModalityTerms
 from collab.decomposition.view import inputs_of, lacks, rows_of
 from collab.settings import parse
 from protocol.errors import ConfigError, DataError
-from protocol.messages import PartOf
+from protocol.parts import PartOf
 from server.federation import to_toml
 
 MODALITIES = {"imaging": "image", "laboratory": ["chol", "lab_*"], "history": ["age", "sex"]}

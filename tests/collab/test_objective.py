@@ -15,6 +15,7 @@ from collab.objective import (
     WORST,
     constant_metrics,
     fair_weight,
+    is_there,
     relative_losses,
     smoothed,
     to_go,
@@ -87,6 +88,15 @@ def test_page_hinkley_rings_for_a_lasting_rise_and_not_for_noise() -> None:
         rang.append(test.alarm)
     assert rang.index(True) < 4
     assert sum(rang) == 1
+
+
+def test_a_target_is_reached_at_its_own_value() -> None:
+    """In the direction of the metric; where nothing was measured or asked for, it never is."""
+    assert is_there("log_loss", 0.3, 0.3)
+    assert is_there("log_loss", 0.2, 0.3)
+    assert not is_there("accuracy", 0.2, 0.3)
+    assert not is_there("accuracy", None, 0.3)
+    assert not is_there("accuracy", 0.9, None)
 
 
 def test_the_way_to_go_runs_from_the_constant_answer_to_the_target() -> None:

@@ -4,8 +4,27 @@ from __future__ import annotations
 
 import inspect
 
+from protocol import fusing, parts
 from protocol import messages as m
+from protocol.bounds import Frozen
 
+SETTLED = parts.SettledModel(
+    model="linear", digest="a" * 64, preprocessing="{}", temperature=0.5, mean=-2, scale=4
+)
+SETTLED_JSON = (
+    f'{{"model":"linear","digest":"{"a" * 64}","preprocessing":"{{}}",'
+    '"temperature":0.5,"mean":-2.0,"scale":4.0}'
+)
+STAIN = parts.Upstream(name="stain", kind="tabular_classification", outputs=3, direct=False, whole="dyes")
+STAIN_JSON = (
+    '{"name":"stain","kind":"tabular_classification","outputs":3,"after":[],"direct":false,"whole":"dyes",'
+    '"settled":null}'
+)
+ORGAN = parts.Upstream(name="organ", kind="tabular_regression", outputs=1, after=("stain",), settled=SETTLED)
+ORGAN_JSON = (
+    '{"name":"organ","kind":"tabular_regression","outputs":1,"after":["stain"],"direct":true,"whole":null,'
+    f'"settled":{SETTLED_JSON}}}'
+)
 SUBTASK = m.Subtask(
     name="tumour",
     data="cells",
@@ -21,9 +40,11 @@ SUBTASK = m.Subtask(
     selective=0.25,
     personal=m.Personal(rule="fedrep"),
     prototypes=m.PrototypeSpec(dim=16),
-    part=m.PartOf(whole="cells", labels=("b", "m", "?"), classes=(0, 1, None)),
+    part=parts.PartOf(whole="cells", labels=("b", "m", "?"), classes=(0, 1, None)),
+    family="signs",
     public_digest="0" * 64,
     preprocessing="{}",
+    upstream=(STAIN, ORGAN),
 )
 SUBTASK_JSON = (
     '{"name":"tumour","data":"cells","kind":"tabular_classification","labels":["benign","malignant"],"outputs":2,'
@@ -34,11 +55,18 @@ SUBTASK_JSON = (
     '"wire":{"form":"topk","top_k":2},"asks":["accuracy"],"selective":0.25,'
     '"personal":{"rule":"fedrep","head_epochs":1,"strength":0.1},"prototypes":{"dim":16,"strength":1.0},'
     '"part":{"whole":"cells","labels":["b","m","?"],"classes":[0,1,null],"columns":[],"image":false},'
-    f'"public_digest":"{"0" * 64}","preprocessing":"{{}}"}}'
+    '"family":"signs",'
+    f'"public_digest":"{"0" * 64}","preprocessing":"{{}}",'
+    f'"upstream":[{STAIN_JSON},{ORGAN_JSON}]}}'
 )
 
-CASES: tuple[tuple[m.Frozen, str], ...] = (
+JOINT = m.Joint(subtasks=(SUBTASK,), importances=(2,), every=5, budget=0.5)
+JOINT_JSON = f'{{"subtasks":[{SUBTASK_JSON}],"importances":[2.0],"every":5,"budget":0.5}}'
+
+CASES: tuple[tuple[Frozen, str], ...] = (
     (SUBTASK, SUBTASK_JSON),
+    (SETTLED, SETTLED_JSON),
+    (ORGAN, ORGAN_JSON),
     (
         m.TrainSpec(optimizer="adam", lr=1, momentum=0.9),
         (
@@ -51,7 +79,9 @@ CASES: tuple[tuple[m.Frozen, str], ...] = (
         '{"loss":"mae_logits","epochs":0,"lr":0.001,"batch_size":64,"temperature":3.0}',
     ),
     (
-        m.BallotPaper(run="r", subtask="tumour", site="north", order=("south", "east"), approved=("south",)),
+        fusing.BallotPaper(
+            run="r", subtask="tumour", site="north", order=("south", "east"), approved=("south",)
+        ),
         (
             '{"run":"r","subtask":"tumour","site":"north","order":["south","east"],"approved":["south"],'
             '"examples_processed":0}'
@@ -99,12 +129,15 @@ CASES: tuple[tuple[m.Frozen, str], ...] = (
         '{"site":"north","subtask":"tumour","num_examples":20,"loss_sums":{"linear":1.25}}',
     ),
     (
-        m.Assignment(run="r1", round=3, budget=4, subtask=SUBTASK, site="north", attempt=2, model="linear"),
+        m.Assignment(
+            run="r1", round=3, budget=4, subtask=SUBTASK, site="north", attempt=2, model="linear", joint=JOINT
+        ),
         (
             f'{{"run":"r1","round":3,"budget":4,"subtask":{SUBTASK_JSON},"site":"north","attempt":2,'
-            '"model":"linear"}'
+            f'"model":"linear","joint":{JOINT_JSON}}}'
         ),
     ),
+    (JOINT, JOINT_JSON),
     (
         m.Contribution(
             run="r1",
@@ -117,13 +150,14 @@ CASES: tuple[tuple[m.Frozen, str], ...] = (
             num_examples=340,
             examples_processed=680,
             steps=22,
+            looked=40,
             accuracy=0.75,
             class_counts=(1, 0),
             digest="f" * 64,
         ),
         (
             '{"run":"r1","round":3,"subtask":"tumour","site":"north","attempt":2,"model":"linear",'
-            '"exchange":"soft_labels","num_examples":340,"examples_processed":680,"steps":22,'
+            '"exchange":"soft_labels","num_examples":340,"examples_processed":680,"steps":22,"looked":40,'
             '"accuracy":0.75,"class_counts":[1.0,0.0],'
             f'"digest":"{"f" * 64}"}}'
         ),
@@ -142,18 +176,18 @@ CASES: tuple[tuple[m.Frozen, str], ...] = (
         '{"run":"r1","round":3,"subtask":"tumour","site":"north","num_examples":50,"examples_processed":0}',
     ),
     (
-        m.Candidate(name="final", model="linear", temperature=1.5),
+        fusing.Candidate(name="final", model="linear", temperature=1.5),
         '{"name":"final","model":"linear","temperature":1.5}',
     ),
     (
-        m.FusionRequest(
+        fusing.FusionRequest(
             run="r1",
             subtask=SUBTASK,
             site="north",
             rule="mean",
             rows="test",
             step=2,
-            candidates=(m.Candidate(name="final", model="linear"),),
+            candidates=(fusing.Candidate(name="final", model="linear"),),
         ),
         (
             f'{{"run":"r1","subtask":{SUBTASK_JSON},"site":"north","rule":"mean","rows":"test",'
@@ -161,26 +195,26 @@ CASES: tuple[tuple[m.Frozen, str], ...] = (
         ),
     ),
     (
-        m.PartOf(whole="w", labels=("a", "b"), classes=(None, 0)),
+        parts.PartOf(whole="w", labels=("a", "b"), classes=(None, 0)),
         '{"whole":"w","labels":["a","b"],"classes":[null,0],"columns":[],"image":false}',
     ),
     (
-        m.PartOf(whole="w", labels=("a",), classes=(0,), columns=("chol", "lab_*")),
+        parts.PartOf(whole="w", labels=("a",), classes=(0,), columns=("chol", "lab_*")),
         '{"whole":"w","labels":["a"],"classes":[0],"columns":["chol","lab_*"],"image":false}',
     ),
     (
-        m.WholePart(name="gate", subtask=SUBTASK, model="linear", temperature=0.5),
+        fusing.WholePart(name="gate", subtask=SUBTASK, model="linear", temperature=0.5),
         f'{{"name":"gate","subtask":{SUBTASK_JSON},"model":"linear","temperature":0.5}}',
     ),
     (
-        m.WholeRequest(
+        fusing.WholeRequest(
             run="r1",
             whole="cells",
             site="north",
             groups={"good": ("b",), "bad": ("m", "?")},
             outside="none",
             fusion="hard_gate",
-            parts=(m.WholePart(name="gate", subtask=SUBTASK, model="linear"),),
+            parts=(fusing.WholePart(name="gate", subtask=SUBTASK, model="linear"),),
         ),
         (
             '{"run":"r1","whole":"cells","site":"north","groups":{"good":["b"],"bad":["m","?"]},'
@@ -189,12 +223,12 @@ CASES: tuple[tuple[m.Frozen, str], ...] = (
         ),
     ),
     (
-        m.WholeRequest(
+        fusing.WholeRequest(
             run="r1",
             whole="cells",
             site="north",
             fusion="product",
-            parts=(m.WholePart(name="scan", subtask=SUBTASK, model="linear"),),
+            parts=(fusing.WholePart(name="scan", subtask=SUBTASK, model="linear"),),
         ),
         (
             '{"run":"r1","whole":"cells","site":"north","groups":{},"outside":null,"fusion":"product",'
@@ -210,6 +244,7 @@ CASES: tuple[tuple[m.Frozen, str], ...] = (
 
 TYPES = [
     item
-    for item in vars(m).values()
-    if inspect.isclass(item) and issubclass(item, m.Frozen) and item is not m.Frozen
+    for module in (m, parts, fusing)
+    for item in vars(module).values()
+    if inspect.isclass(item) and issubclass(item, Frozen) and item.__module__ == module.__name__
 ]

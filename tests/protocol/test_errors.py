@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from protocol import errors
-from protocol.messages import Name
+from protocol.bounds import Name
 
 CLASSES = [c for c in vars(errors).values() if inspect.isclass(c) and issubclass(c, errors.ConsiliumError)]
 

@@ -12,10 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from protocol.bounds import Frozen
 from protocol.codec import encode
 from protocol.errors import ArraysError, MessageError, ProtocolError, VersionError
-from protocol.messages import PROTOCOL_VERSION, Evaluation, Frozen, Refusal
-from protocol.records import ARRAYS, BLOB, HEAD, MAX_BODY_BYTES, STYPE, pack, pack_arrays, unpack, wire_bytes
+from protocol.messages import PROTOCOL_VERSION, Evaluation, Refusal
+from protocol.records import (
+    ARRAYS,
+    BLOB,
+    HEAD,
+    MAX_BODY_BYTES,
+    STYPE,
+    attach,
+    attached,
+    detach,
+    pack,
+    pack_arrays,
+    unpack,
+    wire_bytes,
+)
 from tests.protocol.array_cases import named_arrays, same_bits
 from tests.protocol.message_cases import CASES
 
@@ -187,3 +201,17 @@ def test_no_body_surprises(body: bytes) -> None:
     """Bytes from anywhere in the body are a message or a ``MessageError``."""
     with suppress(MessageError):
         unpack(record(type="Refusal", body=body), Refusal)
+
+
+def test_what_is_attached_stands_beside_the_message() -> None:
+    """Upstream models are no arrays of the message itself; they count, and the unaware refuse them."""
+    plain = pack(EVALUATION, WEIGHTS)
+    whole = attach(plain, {"side/w": np.zeros(4, np.float32)})
+    assert same_bits(attached(whole), {"side/w": np.zeros(4, np.float32)})
+    assert attached(plain) == {}
+    assert wire_bytes(whole) > wire_bytes(plain) == wire_bytes(detach(whole))
+    found, arrays = unpack(detach(whole), Evaluation)
+    assert found == EVALUATION
+    assert same_bits(arrays, dict(WEIGHTS))
+    assert "not a Consilium message" in refusal(whole)
+    assert set(plain) == {HEAD, ARRAYS}

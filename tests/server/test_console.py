@@ -78,6 +78,14 @@ def test_any_name_fits_and_none_takes_control(site: str, subtask: str) -> None:
     assert all(cell_len(line) <= 80 for line in text.splitlines())
 
 
+def test_a_long_name_breaks_between_its_words() -> None:
+    """Parts are called after their whole: neither word is cut in the middle."""
+    text = shown(sample(site="switzerland", subtask="heart-laboratory"))
+    sites = text[text.index("Sites:") :]
+    assert "heart-lab" not in sites
+    assert "laboratory" in sites
+
+
 def test_names_are_not_markup() -> None:
     """Rich markup in a name is shown as it is."""
     assert "[red]x" in shown(sample(site="[red]x"), colour=True)

@@ -14,7 +14,8 @@ from collab.fusion.contract import ALL_TASKS
 from collab.models.contract import build, to_arrays
 from protocol.codec import decode, encode
 from protocol.errors import ConfigError
-from protocol.messages import FINAL, Contribution
+from protocol.fusing import FINAL
+from protocol.messages import Contribution
 from protocol.records import unpack
 from tests.small import SOFT_LABELS, WEIGHTS, Small, Tables, run, tables
 

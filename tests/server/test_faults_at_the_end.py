@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flwr.app import Message
 
-from protocol.messages import Contribution, FusionRequest, LocalModel
+from protocol.fusing import FusionRequest
+from protocol.messages import Contribution, LocalModel
 from protocol.records import unpack
 from tests.fault_cases import (
     Fault,

@@ -26,14 +26,16 @@ from collab.data.config import DataConfig
 from collab.scenario import public_set
 from collab.settings import parse, parse_toml
 from protocol.errors import ConfigError, DataError, MessageError
-from protocol.messages import Capability, Evaluation, WholeRequest
+from protocol.fusing import WholeRequest
+from protocol.messages import Capability, Evaluation
 from protocol.records import pack, unpack
 from server.console import result_table
+from server.description import describe
 from server.federation import COLLABORATION
 from server.models import FUSION, read_arrays
 from server.outlook import as_json
 from server.predict import predict
-from server.preparation import Prepared, check_modalities, describe
+from server.preparation import Prepared, check_modalities
 from server.report import render
 from server.runlog import replay
 from simulations.simulate import first_allocation

@@ -26,12 +26,14 @@ from collab.data.preprocess import Preprocessing, measure
 from collab.decomposition.view import classes_of
 from collab.settings import parse, parse_toml
 from protocol.errors import DataError, MessageError
-from protocol.messages import Capability, DataSummary, Evaluation, WholeRequest
+from protocol.fusing import WholeRequest
+from protocol.messages import Capability, DataSummary, Evaluation
 from protocol.records import pack, unpack
 from server.console import result_table
+from server.description import describe
 from server.federation import COLLABORATION, with_sets
 from server.predict import predict
-from server.preparation import Prepared, describe
+from server.preparation import Prepared
 from server.report import render
 from server.runlog import replay
 from tests.small import Small, run, scenario, tables

@@ -23,7 +23,7 @@ from collab.rng import generator
 from collab.scenario import public_set
 from collab.training import train, train_early_stopped
 from protocol.messages import Subtask
-from server.preparation import describe
+from server.description import describe
 from simulations import baselines
 from simulations.simulate import Order, simulate
 from tests.clients.desk_cases import desks

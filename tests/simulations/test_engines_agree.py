@@ -33,6 +33,8 @@ from server.federation import Terms, discover, federate, to_toml
 from server.preparation import Prepared, prepare
 from simulations.local_engine import run_locally
 from simulations.simulate import Order, ready, simulate
+from tests.chain_cases import two
+from tests.family_cases import family
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("alpha", "beta", "gamma")
@@ -82,11 +84,18 @@ def _assert_close(found: dict[str, NDArray[Any]], expected: dict[str, NDArray[An
 
 @pytest.mark.slow
 def test_the_flower_engine_agrees_with_the_local_engine(tmp_path: Path) -> None:
-    """Same file, other engine: the same arrays, allocations, simulated seconds; weights and soft labels."""
+    """Same file, other engine: same arrays, allocations, seconds; weights, soft labels, chain and family."""
+    chain, signs = two(tmp_path), family(tmp_path, signs={"merge_rounds": 1})
+    chain["subtasks"]["side"]["until_round"] = 1
     tables = IRIS | {
         "rounds": 2,
-        "subtasks": IRIS["subtasks"] | {"wine": WINE},
-        "data": IRIS["data"] | {"wine": {"format": "sklearn", "name": "wine"}},
+        "allocation": {"policy": "everyone", "max_subtasks_per_site": 4},
+        "subtasks": IRIS["subtasks"] | {"wine": WINE} | chain["subtasks"] | signs["subtasks"],
+        "data": IRIS["data"]
+        | {"wine": {"format": "sklearn", "name": "wine"}}
+        | chain["data"]
+        | signs["data"],
+        "decomposition": signs["decomposition"],
     }
     file = tmp_path / "agree.toml"
     file.write_text(tomlkit.dumps(tables), encoding="utf-8")
@@ -109,6 +118,8 @@ def test_the_flower_engine_agrees_with_the_local_engine(tmp_path: Path) -> None:
     _assert_close(_model_arrays(tmp_path / run), _model_arrays(tmp_path / "local" / run))
     assert (found["engine"], expected["engine"]) == ("flower", "local")
     assert found["allocations"] == expected["allocations"]
+    assert found["decompositions"] == expected["decompositions"]
+    assert found["chains"]["verdict"]["end_to_end"] is not None
     assert found["totals"] | {"wall_s": 0} == expected["totals"] | {"wall_s": 0}
 
 
