@@ -40,7 +40,7 @@ define benchmark
 $(BIN)/python simulations/benchmarks/$(1).py --json docs/results/$(2).json | tee docs/results/$(2).md
 endef
 
-benchmarks: .venv/.tools ## Measure all figures of the README anew (over an hour)
+benchmarks: .venv/.tools ## Measure all figures of the README anew (about three hours)
 	$(call benchmark,clinic_seeds,clinic)
 	$(call benchmark,flamby_heart,flamby_heart)
 	$(call benchmark,one_shot_ladder,one_shot_ladder)
@@ -48,6 +48,13 @@ benchmarks: .venv/.tools ## Measure all figures of the README anew (over an hour
 	$(call benchmark,unlike_architectures,unlike)
 	$(call benchmark,byzantine,byzantine)
 	$(call benchmark,negative_controls,controls)
+	$(BIN)/python simulations/benchmarks/allocation.py --long --json docs/results/allocation.json | tee docs/results/allocation.md
+	$(BIN)/python simulations/benchmarks/allocation.py --controls --seeds 5 --json docs/results/allocation_controls.json | tee docs/results/allocation_controls.md
+	$(BIN)/python simulations/benchmarks/allocation_factorial.py --seeds 10 --json docs/results/allocation_factorial.json | tee docs/results/allocation_factorial.md
+	$(BIN)/python simulations/benchmarks/allocation_plot.py docs/results/allocation.json docs/allocation.png
+	$(call benchmark,allocation_solver,allocation_solver)
+	$(call benchmark,makespan,makespan)
+	$(call benchmark,service_gate,service_gate)
 	$(call benchmark,affinity,affinity)
 	$(call benchmark,family_digits,family)
 	$(call benchmark,modality,modality)

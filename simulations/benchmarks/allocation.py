@@ -39,7 +39,7 @@ from simulations.benchmarks.allocation_tables import lines  # noqa: E402
 
 # Chosen on seeds from 100 up: three times the median price as reserve, and a worth at which the slowest
 # learner's contributions are still bought. The others take the default apart: random draws with its budgets,
-# itself without them, and with speed counted once more.
+# itself without them, with speed counted once more, and with cohorts of any size.
 _OPTIONS: Final[Mapping[str, tuple[str, tuple[tuple[str, float | str], ...]]]] = MappingProxyType(
     {
         "auction": ("auction", (("reserve", 3.0), ("value", 30_000.0))),
@@ -47,11 +47,13 @@ _OPTIONS: Final[Mapping[str, tuple[str, tuple[tuple[str, float | str], ...]]]] =
         "random, with budgets": ("random", (("most", 4.0),)),
         "consilium, no budgets": ("consilium", (("most", 1.0),)),
         "consilium, β = 1": ("consilium", (("beta", 1.0),)),
+        "consilium, crowding = 0": ("consilium", (("crowding", 0.0),)),
     }
 )
 MAIN: Final = ("random", "round_robin", "fair", "bandit", "auction", "consilium")
 BESIDE: Final = (
-    *("random, with budgets", "consilium, no budgets", "consilium, β = 1", "assignment", "everyone"),
+    *("random, with budgets", "consilium, no budgets", "consilium, β = 1", "consilium, crowding = 0"),
+    *("assignment", "everyone"),
 )
 OTHERS: Final = (*("performance", "oort", "power_of_choice", "optimal_sampling", "vote", "lpt", "thompson"),)
 PILOT_SEEDS: Final = (101, 102, 103, 104)
