@@ -64,7 +64,9 @@ def terms_of(request: WholeRequest) -> WholeTerms:
     if request.fusion == "product":
         terms: WholeTerms = validate(ModalityTerms, _modalities(request), where)
     else:
-        tables = request.model_dump(include={"groups", "outside", "fusion"}) | {"by": "label_hierarchy"}
+        tables = request.model_dump(include={"groups", "outside", "refuses", "fusion"}) | {
+            "by": "label_hierarchy"
+        }
         terms = validate(LabelHierarchyTerms, tables, where)
     if sorted(part.name for part in request.parts) != sorted(terms.names):
         raise MessageError("the parts are not those of the whole")

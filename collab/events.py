@@ -25,13 +25,15 @@ class _Event(Frozen):
 class SiteJoined(_Event):
     """A site said what it can do; it takes part from the next round on.
 
-    ``seconds`` predicts one round of each subtask at this site; ``models`` is what it will hold;
-    ``class_counts`` are its train rows a class of each classification, as far as it tells.
+    ``seconds`` predicts one round of each subtask at this site, of which ``transfer`` is what no budget
+    shortens; ``models`` is what it will hold; ``class_counts`` are its train rows a class of each
+    classification, as far as it tells.
     """
 
     type: Literal["site_joined"] = "site_joined"
     capability: Capability
     seconds: dict[Name, Amount]
+    transfer: dict[Name, Amount] = {}
     models: dict[Name, Name]
     class_counts: dict[Name, tuple[Amount, ...]] = {}
 

@@ -145,20 +145,18 @@ class Beliefs:
         """A site is there; one that comes back keeps its record."""
         self._standings.setdefault(site, Standing())
 
-    def answered(
-        self, site: str, subtasks: Iterable[str], round_: int, work_s: float, seconds: float
-    ) -> None:
-        """A contribution came in time, after ``seconds`` where ``work_s`` were predicted from capability.
-
-        It is of one subtask, or of those of a group that the site has.
-        """
+    def answered(self, site: str, subtasks: Iterable[str], round_: int) -> None:
+        """A contribution came in time: of one subtask, or of those of a group that the site has."""
         for subtask in subtasks:
             before = self._pair(site, subtask)
             self._pairs[site, subtask] = replace(
                 before, attempts=before.attempts + 1, last_asked=round_, last_round=round_
             )
-        self._paces[site] = self._paces.get(site, Pace()).observe(work_s, seconds)
         self._standings[site] = self.standing(site).answered(True)
+
+    def paced(self, site: str, work_s: float, seconds: float) -> None:
+        """A site answered, in time or late, after ``seconds`` where its figures predicted ``work_s``."""
+        self._paces[site] = self._paces.get(site, Pace()).observe(work_s, seconds)
 
     def failed(self, site: str, subtasks: Iterable[str], round_: int, *, poisoned: bool) -> None:
         """An assignment gave nothing, a gain of 0; ``poisoned``: what came was refused as impossible."""

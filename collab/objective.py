@@ -24,6 +24,8 @@ from protocol.arrays import Arrays
 
 # A loss above this share of the constant answer's is a model that diverged; more would drown the others.
 WORST = 10.0
+# And a metric that is further from its target than the constant answer's by as much again is as bad.
+WORST_WAY = 2.0
 # A subtask that is solved keeps a little weight: 0 to a power is no weight at all.
 BEST = 1e-3
 # How much of the last value stays: one round's validation is noisy.
@@ -48,13 +50,15 @@ def smoothed(before: float | None, now: float) -> float:
 
 
 def to_go(metric: str, value: float | None, target: float | None, constant: float | None) -> float | None:
-    """Return what is left of the way from the constant answer's ``constant`` to ``target``, 0 to ``WORST``.
+    """Return what is left of the way from the constant answer's ``constant`` to ``target``.
+
+    It is 0 at the target and beyond, 1 at the constant answer, and ``WORST_WAY`` at most.
 
     None where one of the figures is not known, or the constant answer is already at the target.
     """
     if value is None or target is None or constant is None or not metrics.is_better(metric, target, constant):
         return None
-    return min(max((value - target) / (constant - target), 0.0), WORST)
+    return min(max((value - target) / (constant - target), 0.0), WORST_WAY)
 
 
 def is_there(metric: str, value: float | None, target: float | None) -> bool:

@@ -60,9 +60,16 @@ class Roster:
         every = getattr(options_of(policy.rule, choice, policy.options), "every", POLL_EVERY)
         return (round_ - 2) % int(every) == 0
 
-    def work_s(self, site: str, group: Sequence[str]) -> float:
-        """Return the seconds of one round of a group that the site's own figures predict."""
-        return sum(self.sites[site].seconds.get(subtask, 0.0) for subtask in group)
+    def work_s(self, site: str, group: Sequence[str], budget: float = 1.0) -> float:
+        """Return the seconds of one round of a group that the site's own figures predict.
+
+        A budget shortens or lengthens the computing, not the transfer.
+        """
+        joined = self.sites[site]
+        every = ((joined.seconds.get(k, 0.0), joined.transfer.get(k, 0.0)) for k in group)
+        return sum(
+            min(transfer, seconds) + max(seconds - transfer, 0.0) * budget for seconds, transfer in every
+        )
 
     def work_of(self, site: str, group: Sequence[str]) -> tuple[str, dict[str, int]]:
         """Return the model that a site holds for a group, and its examples of each subtask that it has."""

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 
 from collab.allocation.contract import Request, Suggestion
+from collab.allocation.feasibility import able
 from collab.cohort import Cohort, Outcome, Task, share_of
 from collab.collaboration import Collaboration, metric_of
 from collab.events import (
@@ -45,6 +46,7 @@ from collab.events import (
 from collab.feedback import Contributed, Measured
 from collab.groups import Groups
 from collab.objective import is_there, to_go
+from collab.patience import due_s, overdue_after
 from collab.roster import Roster
 from collab.sequence import Sequence
 from protocol.messages import assignment_id
@@ -66,6 +68,8 @@ class Rounds:
         self._settling: set[str] = set()
         self._sequence = Sequence(collaboration.subtasks, self.groups)
         self._now_s = 0.0
+        self._answered_s: dict[str, float] = {}
+        self._constants: dict[str, float] = {}
         self._empty_rounds = 0
         self.round = 0
         self.cohorts: dict[str, Cohort] = {}
@@ -128,14 +132,26 @@ class Rounds:
         elif task.outcome == "contributed":
             yield Discard(assignment=event.assignment, code="duplicate")
         elif task.outcome != "asked":
-            task.outcome = "late" if task.outcome == "silent" else task.outcome
+            if task.outcome == "silent":
+                task.outcome = "late"
+                self.roster.beliefs.paced(task.send.site, *self._took(cohort, task, event.at_s))
             yield Discard(assignment=event.assignment, code="late")
         else:
             task.outcome, task.answered_s = "contributed", event.at_s
-            work_s = self.roster.work_s(task.send.site, cohort.group) * task.send.budget
-            took_s = event.at_s - task.sent_s
-            self.roster.beliefs.answered(task.send.site, task.of, self.round, work_s, took_s)
+            self.roster.beliefs.answered(task.send.site, task.of, self.round)
+            self.roster.beliefs.paced(task.send.site, *self._took(cohort, task, event.at_s))
             yield from self._progress(cohort)
+
+    def _took(self, cohort: Cohort, task: Task, at_s: float) -> tuple[float, float]:
+        """Return the seconds predicted for an assignment from capability, and those that it took.
+
+        A site does one thing at a time: the clock of this one starts where its last answer came in.
+        """
+        site = task.send.site
+        began_s = max(task.sent_s, self._answered_s.get(site, 0.0))
+        self._answered_s[site] = at_s
+        known = site in self.roster.sites  # it may have left since
+        return self.roster.work_s(site, cohort.group, task.send.budget) if known else 0.0, at_s - began_s
 
     def _on_rejected(self, event: Rejected) -> Iterator[Instruction]:
         cohort, task = self._find(event.assignment)
@@ -157,8 +173,13 @@ class Rounds:
         tasks = cohort.with_outcome("contributed").values()
         given = tuple(Contributed(t.send.site, t.of[name]) for t in tasks if name in t.of)
         terms, metric = self._terms.subtasks[name], metric_of(self._terms.subtasks[name])
-        left = to_go(metric, event.value, terms.target, event.constant)
-        found = Measured(event.loss, event.losses, event.credits, left)
+        if event.constant is not None:
+            # The first counts for good: it depends on which sites answered, and f must keep its scale.
+            self._constants.setdefault(name, event.constant)
+        left = to_go(metric, event.value, terms.target, self._constants.get(name))
+        # Where the way to a target counts, a round without the metric says nothing of it.
+        loss = None if event.value is None and terms.target is not None else event.loss
+        found = Measured(loss, event.losses, event.credits, left)
         self.roster.beliefs.measured(name, self.round, given, found)
         if is_there(metric, event.value, terms.target):
             self._sequence.reached_target(name)
@@ -231,7 +252,11 @@ class Rounds:
             if not self.cohorts[name].tasks:
                 why = suggested.unserved.get(name, "no site was chosen")
                 yield self._skip(self.cohorts[name], why)
-        if not any(c.tasks for c in self.cohorts.values()):
+        if any(c.tasks for c in self.cohorts.values()):
+            return
+        if able(self.request) and self._empty_rounds + 1 < MAX_EMPTY_ROUNDS:
+            yield from self._after_closing()  # the policy chose nobody: in another round it may
+        else:
             yield Abort(reason=f"round {self.round}: nobody can do anything: {_first(suggested.unserved)}")
 
     def _send(self, cohort: Cohort, attempt: int, chosen: Suggestion) -> Send:
@@ -254,21 +279,13 @@ class Rounds:
         return send
 
     def _patience_s(self, subtask: str, chosen: Suggestion) -> float | None:
-        """Return after how long the site is overdue, what it was sent before in this round counted in.
-
-        That is ``patience`` standard deviations later than predicted, and ``grace_s``: as long as nothing is
-        known of a site's pace, far beyond its own figures.
-        """
-        terms = self._terms.coordination_of(subtask)
-        if terms.patience is None:
-            return None
+        """Return after how long the site is overdue, what it was sent before in this round counted in."""
         before = [t.send for c in self.cohorts.values() for t in c.with_outcome("asked").values()]
         mine = [(s.subtask, s.budget) for s in before if s.site == chosen.site]
         all_ = [(self.groups.led_by(k), budget) for k, budget in [*mine, (subtask, chosen.budget)]]
-        work_s = sum(self.roster.work_s(chosen.site, group) * budget for group, budget in all_)
+        work_s = sum(self.roster.work_s(chosen.site, group, budget) for group, budget in all_)
         seconds, sd = self.roster.beliefs.seconds(chosen.site, work_s)
-        overdue_s = seconds * math.exp(terms.patience * sd) + terms.grace_s
-        return overdue_s if seconds > 0 and overdue_s < terms.deadline_s else None
+        return overdue_after(seconds, sd, self._terms.coordination_of(subtask))
 
     def _failed(self, cohort: Cohort, key: str, outcome: Outcome, detail: str) -> Iterator[Instruction]:
         task = cohort.tasks[key]
@@ -355,13 +372,7 @@ class Rounds:
 
     def _due_s(self, cohort: Cohort) -> float:
         terms = self._terms.coordination_of(cohort.subtask)
-        due_s = min(cohort.grace_ends_s, cohort.opened_s + terms.deadline_s)
-        waiting = cohort.with_outcome("asked").values()
-        overdue_s = [t.sent_s + t.send.patience_s for t in waiting if t.send.patience_s is not None]
-        # Whoever is overdue is not waited for, unless the round could not close without it.
-        if waiting and len(overdue_s) == len(waiting) and share_of(cohort) >= terms.min_coverage:
-            due_s = min(due_s, max(overdue_s))
-        return due_s
+        return due_s(cohort, terms, self._terms.subtasks[cohort.subtask].min_sites)
 
     def _find(self, assignment: str) -> tuple[Cohort | None, Task | None]:
         for cohort in (*self.cohorts.values(), *reversed(self.history)):

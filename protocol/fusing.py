@@ -56,7 +56,8 @@ class WholePart(Frozen):
 class WholeRequest(Frozen):
     """Measure on the site's test rows of a whole what the final models of its parts answer together.
 
-    By labels ``groups`` are those of each group, ``outside`` the label of rows of no group. By modality
+    By labels ``groups`` are those of each group, ``outside`` the label of rows of no group, and ``refuses``
+    tells who learnt to say so. By modality
     (fusion ``product``) each part's view says its inputs, and the class priors travel as arrays.
     """
 
@@ -67,6 +68,7 @@ class WholeRequest(Frozen):
         dict[Name, Annotated[tuple[Label, ...], Field(max_length=10_000)]], Field(max_length=1_000)
     ] = {}
     outside: Label | None = None
+    refuses: Literal["experts", "gate"] = "experts"
     fusion: Literal["soft_gate", "hard_gate", "closed_set", "open_set", "product"]
     parts: Annotated[tuple[WholePart, ...], Field(min_length=1, max_length=1_001)]
 

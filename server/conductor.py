@@ -303,17 +303,19 @@ class Conductor:
         )
 
     def _joined(self, capability: Capability) -> SiteJoined:
-        seconds, models = {}, {}
+        seconds, transfer, models = {}, {}, {}
         for name, learner in self.learners.items():
             prepared = learner.prepared
             if capability.site in prepared.models:
                 models[name] = prepared.models[capability.site]
                 seconds[name] = predicted_seconds(prepared, capability, _epochs(learner, capability.site))
+                transfer[name] = predicted_seconds(prepared, capability, 0.0)
         counts = {n: self.learners[n].prepared.summaries[capability.site].train for n in models}
         return SiteJoined(
             at_s=self.courier.now_s,
             capability=capability.model_copy(update={"subtasks": counts}),
             seconds=seconds,
+            transfer=transfer,
             models=models,
             class_counts={
                 n: self.learners[n].prepared.summaries[capability.site].class_counts for n in models

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -178,12 +178,14 @@ def _raw(rows: Examples) -> NDArray[np.float32] | None:
 
 
 def _unspent(conductor: Conductor, subtask: str) -> dict[str, int]:
-    """Return how many of the run's rounds each site did not contribute to the subtask."""
+    """Return how many rounds' work of the run each site did not do for the subtask."""
     cohorts = [*conductor.machine.history, *conductor.machine.cohorts.values()]
     tasks = [t for c in cohorts for t in c.tasks.values() if subtask in t.of]
-    given = Counter(t.send.site for t in tasks if t.outcome == "contributed")
-    rounds = conductor.collaboration.rounds
-    return {site: rounds - given[site] for site in conductor.learners[subtask].prepared.sites}
+    done: dict[str, float] = defaultdict(float)
+    for task in tasks:
+        done[task.send.site] += task.send.budget if task.outcome == "contributed" else 0.0
+    rounds, sites = conductor.collaboration.rounds, conductor.learners[subtask].prepared.sites
+    return {site: max(0, rounds - round(done[site])) for site in sites}
 
 
 def _conclude(

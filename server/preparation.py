@@ -205,7 +205,7 @@ def with_public(prepared: Prepared, public_NX: NDArray[np.float32]) -> Prepared:
 
 
 def predicted_seconds(prepared: Prepared, capability: Capability, epochs: float) -> float:
-    """Predict one round of a subtask at a site: compute, and transfer both ways."""
+    """Predict one round of a subtask at a site: compute, and transfer both ways; 0 epochs: transfer alone."""
     site = capability.site
     rows = prepared.summaries[site].train
     if prepared.subtask.exchange == "weights":

@@ -110,7 +110,8 @@ def _measure(
 
 
 def _request(run: str, name: str, site: str, terms: WholeTerms, parts: tuple[WholePart, ...]) -> WholeRequest:
-    by_labels = {} if isinstance(terms, ModalityTerms) else {"groups": terms.groups, "outside": terms.outside}
+    keys = () if isinstance(terms, ModalityTerms) else ("groups", "outside", "refuses")
+    by_labels = {key: getattr(terms, key) for key in keys}
     return WholeRequest.model_validate(
         {"run": run, "whole": name, "site": site, "fusion": terms.fusion, "parts": parts, **by_labels}
     )

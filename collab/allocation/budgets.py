@@ -119,10 +119,12 @@ def finish_together(taken: Sequence[Work], work: float, most: float) -> dict[tup
     Args:
         taken: the assignments.
         work: how much of its local epochs is done for an example, on average.
-        most: the largest budget; equal to ``work``, nobody gets one.
+        most: the largest budget; equal to ``work``, all do the same.
     """
+    if work == most:
+        return {(one.site, one.subtask): work for one in taken}
     timed = [one for one in taken if 0 < one.seconds < math.inf]
-    if not timed or work == most:
+    if not timed:
         return {}
     sites = list(dict.fromkeys(one.site for one in timed))
     place = {site: i for i, site in enumerate(sites)}

@@ -255,12 +255,11 @@ def _passed_over(
     mine: defaultdict[str, list[_Pair]] = defaultdict(list)
     for pair in taken:
         mine[pair.site.name].append(pair)
-    tie = 4 * TIE * max(abs(pair.utility) for pair in pairs)
     found = []
     for pair, is_chosen, rise in zip(pairs, optimum.chosen_P, optimum.rise_P, strict=True):
         if not is_chosen:
             why = _binding(request, pair, mine[pair.site.name], cohorts)
-            why += _lack(pair, float(rise), tie, optimum.is_exact)
+            why += _lack(pair, float(rise), 4 * TIE * abs(pair.utility), optimum.is_exact)
             found.append(
                 Candidate(*pair.key, pair.utility, f"worth {_short(pair.utility)}: {'; '.join(why)}")
             )
@@ -276,6 +275,9 @@ def _binding(request: Request, pair: _Pair, own: Sequence[_Pair], cohorts: Mappi
         minima = [other for other in own if cohorts[other.subtask.name] <= other.subtask.min_sites]
         better = [other for other in own if other in minima or other.utility >= pair.utility]
         binding += [_place(other, other in minima) for other in (better if binding else own)]
+        if pair.cohort > 1 and not better and cohorts[pair.subtask.name] > 0:
+            crowd = cohorts[pair.subtask.name]
+            binding.append(f"with {crowd} site{'' if crowd == 1 else 's'} there already, one more adds less")
     return binding
 
 

@@ -3,7 +3,7 @@
 **Minima first.** A site that a subtask's minimum lacks costs 2 (K + 1) times the greatest utility, and
 all bonuses. That is enough: where one more could be had, a simple cycle of the residual network
 says how. It passes each of K subtasks once, so it adds and removes at most 2K pairs. The penalty does
-not grow with the number of sites, so 10,000 are solved to the same digits as ten.
+not grow with the number of sites, but with the dearest step of a crowded cohort.
 
 **Integral.** Without coverage the matrix is that of a network and totally unimodular (Hoffman and
 Kruskal, 1956): the dual simplex ends in zeros and ones. Coverage rows break that. They are added only
@@ -15,10 +15,11 @@ cost is within the gap between the relaxation and a first assignment: no other c
 programme is solved without these, they are priced, those that pay are added, and so on until none
 does (Dantzig and Wolfe, Operations Research, 1960): the optimum over all pairs.
 
-**Ties.** Each pair's utility, as a part of the greatest, is moved by 1e-5 (1 + r), r in [0, 1) drawn
-in the order of the pairs: up if it is above 0, else down, so that what is worth nothing serves a minimum
-and no more. The optimum is unique but for a chance of about 1e-5 a tie, hence the same on every
-machine, and within 2e-5 of the greatest utility for each pair chosen.
+**Ties.** Each pair's utility is moved by 1e-5 (1 + r) of itself, r in [0, 1) drawn in the order of the pairs,
+up if it is above 0; else down by that part of the greatest utility, so that what is worth nothing serves a
+minimum and no more. The optimum is unique but for a chance of about 1e-5 a tie, hence the same on every
+machine, and within 2e-5 of its own utility for each pair chosen. Utilities below 1e-5 of the greatest are
+told apart up to HiGHS's tolerance of 1e-10.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ def without_ties(utility_P: Floats, rng: np.random.Generator) -> Floats:
     """Return utilities relative to the greatest in size, made distinct; where none is to gain, below zero."""
     tie_P = TIE * (1 + rng.random(utility_P.size))
     unit = float(np.abs(utility_P).max(initial=0.0)) or 1.0
-    return utility_P / unit + np.where(utility_P > 0, tie_P, -tie_P)
+    scaled_P = utility_P / unit
+    return scaled_P + np.where(utility_P > 0, tie_P * scaled_P, -tie_P)
 
 
 def _covered(problem: Problem, columns_P: Mask) -> tuple[Relaxation, Floats, float]:

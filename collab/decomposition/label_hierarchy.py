@@ -102,10 +102,11 @@ class Hierarchy:
             raise ConfigError(f"group '{group}' has one label: the gate decides it, it has no expert")
         return Part(group, labels, labels, MappingProxyType({}))
 
-    def parts(self, outside: str | None = None) -> tuple[Part, ...]:
+    def parts(self, outside: str | None = None, *, experts_refuse: bool = True) -> tuple[Part, ...]:
         """Return the gate and the experts of all groups that have something to learn."""
-        with_expert = [g for g, size in zip(self.names, self.sizes, strict=True) if size > 1 or outside]
-        return (self.gate(outside), *(self.expert(group, outside) for group in with_expert))
+        other = outside if experts_refuse else None
+        with_expert = [g for g, size in zip(self.names, self.sizes, strict=True) if size > 1 or other]
+        return (self.gate(outside), *(self.expert(group, other) for group in with_expert))
 
     def site_of_label(self, sites: Mapping[str, str]) -> dict[str, str]:
         """Return the site of each label where a group's rows lie at one site (``data.site_of_label``).

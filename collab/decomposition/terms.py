@@ -32,6 +32,8 @@ class LabelHierarchyTerms(Frozen):
         map: a file with a map group -> labels, TOML or JSON.
         groups: the same map here; filled in from the file, so that a run's folder needs no other file.
         outside: the data's label of rows of no group.
+        refuses: who learns to say so: every expert and the gate, or the gate alone. Where a group's rows lie
+            at one site, few or none of which are outside, an expert has little to learn it from.
         fusion: how the parts answer together; without a gate none is trained.
         sites: the site of each group (and of ``outside``), where a group's rows lie at one site.
         gate: what the gate's subtask says otherwise than the whole.
@@ -42,6 +44,7 @@ class LabelHierarchyTerms(Frozen):
     map: FilePath | None = None
     groups: Annotated[dict[Name, tuple[Label, ...]], Field(max_length=1_000)] = {}
     outside: Label | None = None
+    refuses: Literal["experts", "gate"] = "experts"
     fusion: Fusion = "soft_gate"
     sites: Annotated[dict[Label, Name], Field(max_length=1_001)] = {}
     gate: dict[Name, Any] = {}
@@ -55,6 +58,8 @@ class LabelHierarchyTerms(Frozen):
             raise ValueError("fusion 'closed_set' cannot refuse a row: with outside use 'open_set' or a gate")
         if self.fusion == "open_set" and self.outside is None:
             raise ValueError("fusion 'open_set' needs outside, the label of rows of no group")
+        if self.refuses == "gate" and not (self.is_gated and self.outside):
+            raise ValueError("refuses = 'gate' needs a gate, and outside, the label of rows of no group")
         if self.gate and not self.is_gated:
             raise ValueError(f"fusion '{self.fusion}' has no gate: leave out gate")
         return self
@@ -82,7 +87,8 @@ class LabelHierarchyTerms(Frozen):
     @cached_property
     def parts(self) -> Mapping[str, Part]:
         """The parts by their short names: the gate if there is one, and the groups with an expert."""
-        gate, *experts = self.hierarchy.parts(self.outside)
+        experts_refuse = self.refuses == "experts"
+        gate, *experts = self.hierarchy.parts(self.outside, experts_refuse=experts_refuse)
         return {part.name: part for part in ([gate, *experts] if self.is_gated else experts)}
 
     @property

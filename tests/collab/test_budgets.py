@@ -149,7 +149,7 @@ def test_who_has_no_time_gets_no_budget() -> None:
     """Without a predicted time, or one that ends, all epochs are done; so where nobody may do more."""
     works = [Work("a", "x", 10, 0.0), Work("b", "x", 10, np.inf), Work("c", "x", 10, 5.0)]
     assert finish_together(works, 1.0, 4.0) == {("c", "x"): pytest.approx(1.0)}
-    assert finish_together(works, 1.0, 1.0) == {}
+    assert finish_together(works, 2.0, 2.0) == dict.fromkeys([("a", "x"), ("b", "x"), ("c", "x")], 2.0)
     assert finish_together([], 1.0, 4.0) == {}
 
 

@@ -119,7 +119,7 @@ def test_a_site_that_never_contributed_is_believed_to_be_like_the_others() -> No
 def test_a_pair_that_waits_comes_round() -> None:
     """However little a pair gained, after enough rounds of waiting its optimistic gain is the highest."""
     beliefs = Beliefs()
-    beliefs.answered("north", ["a"], 1, 1.0, 1.0)
+    beliefs.answered("north", ["a"], 1)
     beliefs.failed("south", ["a"], 1, poisoned=False)
     measured(beliefs, 1, 0.5, sites=("north",))
     now, later = (

@@ -13,6 +13,7 @@ from collab import metrics
 from collab.drift import PageHinkley
 from collab.objective import (
     WORST,
+    WORST_WAY,
     constant_metrics,
     fair_weight,
     is_there,
@@ -105,7 +106,7 @@ def test_the_way_to_go_runs_from_the_constant_answer_to_the_target() -> None:
     assert to_go("accuracy", 0.45, 0.7, 0.2) == pytest.approx(0.5)
     assert to_go("accuracy", 0.9, 0.7, 0.2) == 0.0
     assert to_go("rmse", 3.0, 2.0, 4.0) == pytest.approx(0.5)
-    assert to_go("accuracy", -100.0, 0.7, 0.6) == WORST
+    assert to_go("accuracy", -100.0, 0.7, 0.6) == WORST_WAY
 
 
 @pytest.mark.parametrize(
