@@ -19,6 +19,7 @@ from collab.decomposition.modality_terms import ModalityTerms
 from collab.decomposition.terms import LabelHierarchyTerms, WholeTerms
 from collab.decomposition.view import inputs_of, lacks
 from collab.decomposition.whole import statistics
+from collab.decomposition.whole_labels import refusals
 from collab.models.contract import inference_mib
 from collab.settings import validate
 from collab.sparse import compress
@@ -33,6 +34,8 @@ def evaluate_whole(
 ) -> tuple[Evaluation, Reply]:
     """Measure the parts' fused answer, and what stands beside it, on the site's test rows of the whole.
 
+    On validation rows it gives the sums from which the threshold of a whole by labels is chosen.
+
     A site whose memory does not hold a model that its rows need abstains: it answers with no examples.
 
     Raises:
@@ -41,7 +44,8 @@ def evaluate_whole(
         ArraysError: a model's arrays are not those of its architecture.
     """
     terms = terms_of(request)
-    rows = site.custody.whole(request.parts[0].subtask).test
+    custody = site.custody.whole(request.parts[0].subtask)
+    rows = custody.test if request.rows == "test" else custody.validation
     said = _outputs(Desk(site, state, request.parts[0].subtask), request, arrays, rows)
     told = 0 if said is None else len(rows)
     answer = Evaluation(
@@ -54,6 +58,10 @@ def evaluate_whole(
     )
     if said is None or not told:
         return answer, {}
+    if request.rows == "validation":
+        if not isinstance(terms, LabelHierarchyTerms) or terms.outside is None:
+            raise MessageError("only a whole by labels with rows outside has a threshold")
+        return answer, compress(refusals(terms, said, rows.y))
     priors = {k.removeprefix("fusion/"): v for k, v in arrays.items() if k.startswith("fusion/")}
     return answer, compress(statistics(terms, said, rows.y, priors))
 

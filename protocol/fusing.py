@@ -57,7 +57,7 @@ class WholeRequest(Frozen):
     """Measure on the site's test rows of a whole what the final models of its parts answer together.
 
     By labels ``groups`` are those of each group, ``outside`` the label of rows of no group, and ``refuses``
-    tells who learnt to say so. By modality
+    tells who learnt to say so; ``rows`` are validation where a threshold is to be chosen. By modality
     (fusion ``product``) each part's view says its inputs, and the class priors travel as arrays.
     """
 
@@ -70,6 +70,7 @@ class WholeRequest(Frozen):
     outside: Label | None = None
     refuses: Literal["experts", "gate"] = "experts"
     fusion: Literal["soft_gate", "hard_gate", "closed_set", "open_set", "product"]
+    rows: Literal["test", "validation"] = "test"
     parts: Annotated[tuple[WholePart, ...], Field(min_length=1, max_length=1_001)]
 
     @model_validator(mode="after")

@@ -123,7 +123,8 @@ def _whole(
         raise DataError(f"{source.name}: its modalities have different numbers of rows: {sorted(rows)}")
     missing_NC = np.full((rows.pop(), len(terms.labels)), np.nan)
     by_modality = isinstance(terms, ModalityTerms)
-    state = read_arrays(folder, name, FUSION) if by_modality else {}
+    has_state = by_modality or (folder / "models" / name / f"{FUSION}.safetensors").is_file()
+    state = read_arrays(folder, name, FUSION) if has_state else {}
     said_by_part = {part: found.get(part, missing_NC) for part in terms.names} if by_modality else found
     return Predictions(fuse(terms, said_by_part, state), terms.labels)
 

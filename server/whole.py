@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from collab import metrics
 from collab.collaboration import Collaboration, metric_of
-from collab.decomposition import whole_modality
+from collab.decomposition import out_of_scope, whole_modality
 from collab.decomposition.modality_terms import ModalityTerms
-from collab.decomposition.terms import WholeTerms
+from collab.decomposition.terms import LabelHierarchyTerms, WholeTerms
 from collab.decomposition.whole import check_statistics, statistics_spec
-from collab.decomposition.whole_labels import FUSED, NAIVE, OUTSIDE
+from collab.decomposition.whole_labels import FUSED, NAIVE, OUTSIDE, THRESHOLD
 from collab.paired import LOSSES, difference
 from collab.sparse import expand
 from protocol.errors import ConsiliumError, MessageError
@@ -90,15 +90,19 @@ def _measure(
 ) -> Whole:
     terms, parts = collaboration.wholes[name], collaboration.parts_of(name)
     chosen, arrays = _models(parts, learners)
-    state = _state(terms, parts, learners)
-    arrays |= {f"fusion/{key}": array for key, array in state.items()}
     sites = sorted({site for subtask in parts.values() for site in learners[subtask].prepared.sites})
-    letters = [
-        Letter(site, "evaluate.whole", pack(_request(run, name, site, terms, chosen), arrays), name, None)
-        for site in sites
-    ]
+
+    def letters(rows: str) -> list[Letter]:
+        asks = {site: _request(run, name, site, terms, chosen, rows) for site in sites}
+        return [Letter(site, "evaluate.whole", pack(a, arrays), name, None) for site, a in asks.items()]
+
+    if isinstance(terms, LabelHierarchyTerms) and terms.outside is not None and terms.threshold != "none":
+        state = _threshold(terms, name, ask(courier, letters("validation"), notes), notes)
+    else:
+        state = _state(terms, parts, learners)
+    arrays |= {f"fusion/{key}": array for key, array in state.items()}
     answers: dict[str, Groups] = {}
-    for arrival in ask(courier, letters, notes):
+    for arrival in ask(courier, letters("test"), notes):
         try:
             groups = _opened(arrival, collaboration, name)
             if groups:
@@ -109,11 +113,37 @@ def _measure(
     return Whole(metric, terms, parts, answers, state)
 
 
-def _request(run: str, name: str, site: str, terms: WholeTerms, parts: tuple[WholePart, ...]) -> WholeRequest:
+def _threshold(
+    terms: LabelHierarchyTerms, name: str, arrivals: Sequence[Arrival], notes: list[str]
+) -> dict[str, NDArray[Any]]:
+    """Return the threshold that is best on the sites' validation rows; none where they do not tell."""
+    found = []
+    for arrival in arrivals:
+        try:
+            evaluation, arrays = arrival.open(Evaluation)
+            if (evaluation.subtask, evaluation.site) != (name, arrival.letter.site):
+                raise MessageError("the result is of another whole or site")
+            if evaluation.num_examples:
+                sums = expand(arrays, out_of_scope.spec())
+                out_of_scope.check_statistics(sums, evaluation.num_examples)
+                found.append(sums)
+        except ConsiliumError as error:
+            notes.append(f"{arrival.letter.site}: its validation rows of {name} are not used: {error}")
+    merged = metrics.merge(found)
+    if not found or min(merged["rows"]) < 1 or terms.threshold == "none":
+        notes.append(f"{name}: no threshold: it takes validation rows in scope and out of scope")
+        return {}
+    return {THRESHOLD: np.array([out_of_scope.fit(merged, terms.threshold)])}
+
+
+def _request(
+    run: str, name: str, site: str, terms: WholeTerms, parts: tuple[WholePart, ...], rows: str
+) -> WholeRequest:
     keys = () if isinstance(terms, ModalityTerms) else ("groups", "outside", "refuses")
     by_labels = {key: getattr(terms, key) for key in keys}
     return WholeRequest.model_validate(
-        {"run": run, "whole": name, "site": site, "fusion": terms.fusion, "parts": parts, **by_labels}
+        {"run": run, "whole": name, "site": site, "fusion": terms.fusion, "rows": rows, "parts": parts}
+        | by_labels
     )
 
 
@@ -205,6 +235,7 @@ def _by_labels(whole: Whole) -> dict[str, Any]:
         "groups": {group: list(labels) for group, labels in groups.items()},
         "closed_set": whole.merged(NAIVE).get(whole.metric),
         "recall_outside": whole.recall(),
+        "threshold": float(whole.state[THRESHOLD][0]) if THRESHOLD in whole.state else None,
     }
 
 

@@ -64,6 +64,28 @@ def statistics(
     }
 
 
+def spec() -> dict[str, ArraySpec]:
+    """Return what a site's sums look like."""
+    shape = thresholds().shape
+    each = {name: ArraySpec(shape, "float64") for name in ("right", "refused")}
+    return {**each, "rows": ArraySpec((2,), "float64")}
+
+
+def check_statistics(found: Arrays, rows: int) -> None:
+    """Raise ``ArraysError`` for sums that a site's ``rows`` validation rows cannot have."""
+    check(found, spec())
+    check_finite(found)
+    inside, outside = found["rows"]
+    sound = inside >= 0 and outside >= 0 and inside + outside == rows
+    # A higher threshold refuses more: fewer rows in scope are right, more outside are refused.
+    falls = (np.diff(found["right"]) <= 0).all() and (np.diff(found["refused"]) >= 0).all()
+    bounded = found["right"].min() >= 0 and found["right"].max() <= inside
+    if not (
+        sound and falls and bounded and found["refused"].min() >= 0 and found["refused"].max() <= outside
+    ):
+        raise ArraysError("sums of refusals are not those of the site's rows")
+
+
 def fit(merged: Arrays, criterion: Criterion) -> float:
     """Return the threshold that is best on the merged rows, the lowest of equals.
 
@@ -76,9 +98,7 @@ def fit(merged: Arrays, criterion: Criterion) -> float:
         ArraysError: the sums have other shapes, or there are no rows on one side.
         ConfigError: another criterion.
     """
-    shape = thresholds().shape
-    spec = {"right": ArraySpec(shape, "float64"), "refused": ArraySpec(shape, "float64")}
-    check(merged, {**spec, "rows": ArraySpec((2,), "float64")})
+    check(merged, spec())
     inside, outside = (float(n) for n in merged["rows"])
     if min(inside, outside) < 1:
         raise ArraysError("a threshold needs validation rows in scope and out of scope")

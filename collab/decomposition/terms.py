@@ -34,6 +34,8 @@ class LabelHierarchyTerms(Frozen):
         outside: the data's label of rows of no group.
         refuses: who learns to say so: every expert and the gate, or the gate alone. Where a group's rows lie
             at one site, few or none of which are outside, an expert has little to learn it from.
+        threshold: a row whose surest label is below a threshold is refused too. It is chosen on the sites'
+            validation rows for what is named (``out_of_scope``); with "none" there is no threshold.
         fusion: how the parts answer together; without a gate none is trained.
         sites: the site of each group (and of ``outside``), where a group's rows lie at one site.
         gate: what the gate's subtask says otherwise than the whole.
@@ -45,6 +47,7 @@ class LabelHierarchyTerms(Frozen):
     groups: Annotated[dict[Name, tuple[Label, ...]], Field(max_length=1_000)] = {}
     outside: Label | None = None
     refuses: Literal["experts", "gate"] = "experts"
+    threshold: Literal["balanced", "accuracy", "none"] = "balanced"
     fusion: Fusion = "soft_gate"
     sites: Annotated[dict[Label, Name], Field(max_length=1_001)] = {}
     gate: dict[Name, Any] = {}

@@ -26,21 +26,21 @@ def fuse(terms: WholeTerms, outputs: Outputs, state: Arrays) -> Floats:
     Args:
         terms: the decomposition.
         outputs: calibrated probabilities by the parts' short names; NaN where a row lacks a modality.
-        state: the class priors of ``whole_modality.fit``; empty by labels.
+        state: the class priors of ``whole_modality.fit``; by labels a threshold, or nothing.
 
     Raises:
         ArraysError: a part is missing, shapes do not match, or rows are not probabilities.
     """
     if isinstance(terms, ModalityTerms):
         return whole_modality.fuse(terms, outputs, state)
-    return whole_labels.fuse(terms, outputs)
+    return whole_labels.fuse(terms, outputs, state)
 
 
 def statistics(terms: WholeTerms, outputs: Outputs, y_N: NDArray[Any], state: Arrays) -> dict[str, Floats]:
     """Return a site's sums as ``GROUP/NAME``; y_N is an index into ``terms.labels``; raises as ``fuse``."""
     if isinstance(terms, ModalityTerms):
         return whole_modality.statistics(terms, outputs, y_N, state)
-    return whole_labels.statistics(terms, outputs, y_N)
+    return whole_labels.statistics(terms, outputs, y_N, state)
 
 
 def statistics_spec(terms: WholeTerms) -> dict[str, Spec]:

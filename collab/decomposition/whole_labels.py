@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from collab import metrics
 from collab.decomposition import gate as fusions
+from collab.decomposition import out_of_scope
 from collab.decomposition.label_hierarchy import GATE
 from collab.decomposition.terms import LabelHierarchyTerms
 from protocol.arrays import Arrays, ArraySpec, Spec, check
@@ -24,18 +25,54 @@ Outputs = Mapping[str, NDArray[Any]]
 FUSED: Final = "fused"
 NAIVE: Final = "closed_set"
 OUTSIDE: Final = "outside"
+THRESHOLD: Final = "threshold"
+_JUST_ABOVE: Final = 1e-6
 
 
-def fuse(terms: LabelHierarchyTerms, outputs: Outputs) -> Floats:
+def fuse(terms: LabelHierarchyTerms, outputs: Outputs, state: Arrays) -> Floats:
     """Return the whole's answer [N, C], or [N, C + 1] with OTHER last where there is an ``outside``.
 
     Args:
         terms: the decomposition.
         outputs: calibrated probabilities by the parts' short names.
+        state: ``threshold`` [1] of ``out_of_scope``, if one was chosen.
 
     Raises:
-        ArraysError: a part is missing, shapes do not match, or rows are not probabilities.
+        ArraysError: a part is missing, shapes do not match, or rows or the threshold are not probabilities.
     """
+    answer_NK = _fused(terms, outputs)
+    if terms.outside is None or not state:
+        return answer_NK
+    check(state, {THRESHOLD: ArraySpec((1,), "float64")})
+    return refuse(answer_NK, float(state[THRESHOLD][0]))
+
+
+def refuse(answer_NK: Floats, threshold: float) -> Floats:
+    """Return the answer with OTHER, the last column, the surest where no label reaches the threshold.
+
+    Raises:
+        ArraysError: the threshold is not between 0 and 1.
+    """
+    if not 0.0 <= threshold <= 1.0:
+        raise ArraysError(f"a threshold is a probability, found {threshold:g}")
+    surest_N = answer_NK[:, :-1].max(axis=1)
+    changed_NK = answer_NK.copy()
+    low_N = surest_N < threshold
+    changed_NK[low_N, -1] = np.maximum(changed_NK[low_N, -1], surest_N[low_N] * (1.0 + _JUST_ABOVE))
+    return np.asarray(changed_NK / changed_NK.sum(axis=1, keepdims=True))
+
+
+def refusals(terms: LabelHierarchyTerms, outputs: Outputs, y_N: NDArray[Any]) -> dict[str, Floats]:
+    """Return a site's sums over validation rows, from which a threshold is chosen (``out_of_scope``)."""
+    answer_NK, classes = _fused(terms, outputs), len(terms.hierarchy.labels)
+    labels_NC = answer_NK[:, :classes]
+    outside_N = np.asarray(y_N) >= classes
+    # Where OTHER is surest the row is refused whatever the threshold.
+    confidence_N = np.where(answer_NK.argmax(axis=1) == classes, 0.0, labels_NC.max(axis=1))
+    return out_of_scope.statistics(confidence_N, labels_NC.argmax(axis=1) == y_N, outside_N)
+
+
+def _fused(terms: LabelHierarchyTerms, outputs: Outputs) -> Floats:
     experts, sizes = _experts(terms, outputs), terms.hierarchy.sizes
     if terms.fusion == "closed_set":
         return fusions.closed_set(experts, sizes)
@@ -67,20 +104,23 @@ def naive(terms: LabelHierarchyTerms, outputs: Outputs) -> Floats:
     return fusions.closed_set(own, sizes)
 
 
-def statistics(terms: LabelHierarchyTerms, outputs: Outputs, y_N: NDArray[Any]) -> dict[str, Floats]:
+def statistics(
+    terms: LabelHierarchyTerms, outputs: Outputs, y_N: NDArray[Any], state: Arrays
+) -> dict[str, Floats]:
     """Return a site's sums: of the fusion and of the naive one on rows in scope, and of those outside.
 
     Args:
         terms: the decomposition.
         outputs: as ``fuse``.
         y_N: index into ``terms.labels``; C where a row is outside.
+        state: as ``fuse``.
 
     Returns:
         ``fused/...`` and, if there is a naive answer, ``closed_set/...`` as
         ``metrics.classification_statistics``; with an ``outside`` also ``outside/counts`` [2]: rows out of
         scope that were refused, and all of them.
     """
-    answer_NK = fuse(terms, outputs)
+    answer_NK = fuse(terms, outputs, state)
     classes = len(terms.hierarchy.labels)
     inside_N = np.asarray(y_N) < classes
     found = {FUSED: metrics.classification_statistics(answer_NK[inside_N], y_N[inside_N])}

@@ -278,7 +278,7 @@ def test_sums_that_no_rows_have_are_refused() -> None:
         {"by": "label_hierarchy", "groups": GROUPS, "outside": "oos", "fusion": "soft_gate"}
     )
     y_N = np.repeat(np.arange(6), 3)
-    good = _grouped(statistics(terms, _perfect(terms, y_N), y_N))
+    good = _grouped(statistics(terms, _perfect(terms, y_N), y_N, {}))
     with pytest.raises(ArraysError):
         check_statistics(good, terms, 17)
     with pytest.raises(ArraysError):
@@ -293,7 +293,7 @@ def test_a_missing_part_is_missed() -> None:
     outputs = _perfect(terms, np.repeat(np.arange(5), 2))
     for name in terms.parts:
         with pytest.raises(ArraysError, match="missing"):
-            fuse(terms, {k: v for k, v in outputs.items() if k != name})
+            fuse(terms, {k: v for k, v in outputs.items() if k != name}, {})
 
 
 def _grouped(sums: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -218,7 +218,7 @@ CASES: tuple[tuple[Frozen, str], ...] = (
         ),
         (
             '{"run":"r1","whole":"cells","site":"north","groups":{"good":["b"],"bad":["m","?"]},'
-            '"outside":"none","refuses":"experts","fusion":"hard_gate","parts":[{"name":"gate",'
+            '"outside":"none","refuses":"experts","fusion":"hard_gate","rows":"test","parts":[{"name":"gate",'
             f'"subtask":{SUBTASK_JSON},"model":"linear","temperature":1.0}}]}}'
         ),
     ),
@@ -231,7 +231,7 @@ CASES: tuple[tuple[Frozen, str], ...] = (
             parts=(fusing.WholePart(name="scan", subtask=SUBTASK, model="linear"),),
         ),
         (
-            '{"run":"r1","whole":"cells","site":"north","groups":{},"outside":null,"refuses":"experts","fusion":"product",'
+            '{"run":"r1","whole":"cells","site":"north","groups":{},"outside":null,"refuses":"experts","fusion":"product","rows":"test",'
             f'"parts":[{{"name":"scan","subtask":{SUBTASK_JSON},"model":"linear","temperature":1.0}}]}}'
         ),
     ),
