@@ -56,10 +56,11 @@ def refuse(answer_NK: Floats, threshold: float) -> Floats:
     if not 0.0 <= threshold <= 1.0:
         raise ArraysError(f"a threshold is a probability, found {threshold:g}")
     surest_N = answer_NK[:, :-1].max(axis=1)
-    changed_NK = answer_NK.copy()
     low_N = surest_N < threshold
-    changed_NK[low_N, -1] = np.maximum(changed_NK[low_N, -1], surest_N[low_N] * (1.0 + _JUST_ABOVE))
-    return np.asarray(changed_NK / changed_NK.sum(axis=1, keepdims=True))
+    changed_NK, low_LK = answer_NK.copy(), answer_NK[low_N]
+    low_LK[:, -1] = np.maximum(low_LK[:, -1], surest_N[low_N] * (1.0 + _JUST_ABOVE))
+    changed_NK[low_N] = low_LK / low_LK.sum(axis=1, keepdims=True)
+    return np.asarray(changed_NK)
 
 
 def refusals(terms: LabelHierarchyTerms, outputs: Outputs, y_N: NDArray[Any]) -> dict[str, Floats]:
