@@ -285,9 +285,11 @@ def _decompositions(c: Collaboration) -> Iterator[str]:
         lost = [name for name in c.parts_of(whole).values() if name not in c.subtasks]
         if lost:
             yield plugins.unknown(f"part '{lost[0]}' of decomposition '{whole}'", lost[0], c.subtasks)
-        holdouts = {_holdouts(c.subtasks[name]) for name in c.parts_of(whole).values() if name not in lost}
-        if len(holdouts) > 1:
+        parts = [c.subtasks[name] for name in c.parts_of(whole).values() if name not in lost]
+        if len({_holdouts(part) for part in parts}) > 1:
             yield f"parts of '{whole}' are views of the same rows: hold out as many of them for each"
+        if len({part.data for part in parts}) > 1:
+            yield f"parts of '{whole}' are views of the same rows: give all the same data"
     for name, part in c.subtasks.items():
         if part.part_of is None:
             continue

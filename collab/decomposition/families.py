@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from collab.decomposition.affinity_terms import problems
+from collab.plugins import unknown
 
 if TYPE_CHECKING:
     from collab.collaboration import Collaboration
@@ -18,8 +19,12 @@ def cross_references(c: Collaboration, inputs: dict[str, str]) -> Iterator[str]:
         if len({c.allocation.rules.get(member) for member in terms.subtasks}) > 1:
             yield f"decomposition '{name}': its subtasks are allocated as one: give all the same rule"
     for name, member in c.subtasks.items():
-        family = c.families.get(str(member.family))
-        if family is not None and name not in family.subtasks:
+        if member.family is None:
+            continue
+        family = c.families.get(member.family)
+        if family is None:
+            yield unknown(f"family '{member.family}' of subtask '{name}'", member.family, c.families)
+        elif name not in family.subtasks:
             yield f"subtask '{name}' is not in [decomposition.{member.family}] subtasks: leave out family"
     yield from _splits(c)
 

@@ -109,6 +109,9 @@ def test_a_subtask_is_of_one_family(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"decomposition\.more: subtask 'coin' is of the family 'signs'"):
         parse(made, "file")
     made = family(tmp_path, signs={"subtasks": ["shape", "edges"]})
+    made["subtasks"]["coin"]["family"] = "sings"
+    with pytest.raises(ConfigError, match="unknown family 'sings' of subtask 'coin'.*signs"):
+        parse(made, "file")
     made["subtasks"]["coin"]["family"] = "signs"
     with pytest.raises(ConfigError, match=r"'coin' is not in \[decomposition\.signs\] subtasks: leave out"):
         parse(made, "file")
