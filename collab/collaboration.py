@@ -285,11 +285,9 @@ def _decompositions(c: Collaboration) -> Iterator[str]:
         lost = [name for name in c.parts_of(whole).values() if name not in c.subtasks]
         if lost:
             yield plugins.unknown(f"part '{lost[0]}' of decomposition '{whole}'", lost[0], c.subtasks)
-        parts = [c.subtasks[name] for name in c.parts_of(whole).values() if name not in lost]
-        if len({_holdouts(part) for part in parts}) > 1:
-            yield f"parts of '{whole}' are views of the same rows: hold out as many of them for each"
-        if len({part.data for part in parts}) > 1:
-            yield f"parts of '{whole}' are views of the same rows: give all the same data"
+        yield from _of_the_same_rows(
+            whole, [c.subtasks[n] for n in c.parts_of(whole).values() if n not in lost]
+        )
     for name, part in c.subtasks.items():
         if part.part_of is None:
             continue
@@ -299,6 +297,14 @@ def _decompositions(c: Collaboration) -> Iterator[str]:
             yield f"subtask '{name}' is no part of '{part.part_of}': leave out part_of"
         elif kind_of(part).output != "classes":
             yield f"subtask '{name}': only a classification is taken apart, not '{part.kind}'"
+
+
+def _of_the_same_rows(whole: str, parts: list[SubtaskTerms]) -> Iterator[str]:
+    same = f"parts of '{whole}' are views of the same rows"
+    if len({_holdouts(part) for part in parts}) > 1:
+        yield f"{same}: hold out as many of them for each"
+    if len({part.data for part in parts}) > 1:
+        yield f"{same}: give all the same data"
 
 
 def _holdouts(terms: SubtaskTerms) -> tuple[int | None, int | None]:

@@ -254,8 +254,8 @@ def test_parts_that_know_all_make_a_whole_that_knows_all(fusion: str) -> None:
         for name, part in terms.parts.items():
             others_N = classes_of(y_N, terms.view("w", name)) < 0
             outputs[name][others_N] = np.eye(len(part.labels))[-1]
-    assert (fuse(terms, outputs).argmax(axis=1) == y_N).all()
-    sums = statistics(terms, outputs, y_N)
+    assert (fuse(terms, outputs, {}).argmax(axis=1) == y_N).all()
+    sums = statistics(terms, outputs, y_N, {})
     assert sums["outside/counts"].tolist() == [3.0, 3.0]
     assert np.trace(sums["fused/confusion"]) == 15
     check_statistics(_grouped(sums), terms, 18)
