@@ -126,7 +126,7 @@ class DeploymentCustody:
         """Return all rows of the site's own file, split; a part's file is its whole's."""
         config = self._config(_block(subtask))
         for above in sorted({one.whole or one.name for one in subtask.upstream} & self.data.keys()):
-            for why in conflicts(config, self.data[above]):
+            for why in conflicts(self._located(_block(subtask)), self._located(above)):
                 raise DataError(f"data '{_block(subtask)}' and '{above}' at site '{self.site}': {why}")
         labels = subtask.labels if subtask.part is None else subtask.part.labels
         kind = named_kind(subtask.kind)
