@@ -125,7 +125,8 @@ class DeploymentCustody:
     def whole(self, subtask: Subtask) -> SiteRows:
         """Return all rows of the site's own file, split; a part's file is its whole's."""
         config = self._config(_block(subtask))
-        for above in sorted({one.whole or one.name for one in subtask.upstream} & self.data.keys()):
+        named = {name for one in subtask.upstream for name in (one.whole or one.name, *one.beside)}
+        for above in sorted(named & self.data.keys()):
             for why in conflicts(self._located(_block(subtask)), self._located(above)):
                 raise DataError(f"data '{_block(subtask)}' and '{above}' at site '{self.site}': {why}")
         labels = subtask.labels if subtask.part is None else subtask.part.labels
