@@ -291,6 +291,8 @@ def _decompositions(c: Collaboration) -> Iterator[str]:
     for name, part in c.subtasks.items():
         if part.part_of is None:
             continue
+        if name in c.partition:
+            yield f"[partition.{name}]: the rows are dealt out for the whole: [partition.{part.part_of}]"
         if part.part_of not in c.wholes:
             yield plugins.unknown(f"whole '{part.part_of}' of subtask '{name}'", part.part_of, c.wholes)
         elif name not in c.parts_of(part.part_of).values():

@@ -106,6 +106,14 @@ def test_rules_and_partition_of_the_whole_are_those_of_its_parts() -> None:
     assert found.partition_of("other").kind == "iid"
 
 
+def test_a_part_is_not_dealt_out_by_itself() -> None:
+    """A partition of a part would be ignored, so it is refused."""
+    made = tables() | {"partition": {"help-gate": {"kind": "iid"}}}
+    said = r"partition\.help-gate\]: the rows are dealt out for the whole: \[partition\.help\]"
+    with pytest.raises(ConfigError, match=said):
+        parse(made, "file")
+
+
 def test_a_group_a_site_says_whose_a_row_is() -> None:
     """The site of a group is the site of each of its labels, and rows are dealt by it."""
     owners = {"weather": "north", "clock": "south", "chat": "north", "oos": "south"}
