@@ -5,7 +5,7 @@ Nothing here leaves the site but statistics and shapes. What it returns has a re
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -17,9 +17,11 @@ from collab.collaboration import Collaboration, named_kind
 from collab.data.config import DataConfig
 from collab.data.examples import Examples
 from collab.data.formats import load_public
+from collab.data.locate import locate
 from collab.data.splits import split
 from collab.data.targets import class_mask
 from collab.decomposition.dag import conflicts
+from collab.decomposition.families import unlike
 from collab.decomposition.view import inputs_of, rows_of
 from collab.plugins import unknown
 from collab.scenario import inputs_wanted, public_set, scenario_data, site_file
@@ -53,6 +55,10 @@ class Custody(Protocol):
 
     def speaks(self, subtask: Subtask) -> NDArray[np.bool_]:
         """Return [C]: on which classes the site gives an opinion; all, unless ``abstain`` names some."""
+        ...
+
+    def check_family(self, names: Sequence[str]) -> None:
+        """Refuse subtasks of one family whose blocks read the same rows in unlike ways."""
         ...
 
 
@@ -100,6 +106,9 @@ class ScenarioCustody:
         own = self.collaboration.sites[self.site].abstain.get(subtask.name, ())
         return class_mask(_labels(subtask), (*silent, *own))
 
+    def check_family(self, names: Sequence[str]) -> None:
+        """Refuse nothing: the collaboration file was checked when it was read."""
+
 
 @dataclass(frozen=True)
 class DeploymentCustody:
@@ -116,8 +125,9 @@ class DeploymentCustody:
     def whole(self, subtask: Subtask) -> SiteRows:
         """Return all rows of the site's own file, split; a part's file is its whole's."""
         config = self._config(_block(subtask))
-        for above in sorted({one.whole or one.name for one in subtask.upstream} & self.data.keys()):
-            for why in conflicts(config, self.data[above]):
+        named = {name for one in subtask.upstream for name in (one.whole or one.name, *one.beside)}
+        for above in sorted(named & self.data.keys()):
+            for why in conflicts(self._located(_block(subtask)), self._located(above)):
                 raise DataError(f"data '{_block(subtask)}' and '{above}' at site '{self.site}': {why}")
         labels = subtask.labels if subtask.part is None else subtask.part.labels
         kind = named_kind(subtask.kind)
@@ -135,6 +145,21 @@ class DeploymentCustody:
         """Return the mask that the site's own data block makes."""
         silent = self._config(_block(subtask)).abstain
         return class_mask(_labels(subtask), _of_labels(silent, subtask))
+
+    def check_family(self, names: Sequence[str]) -> None:
+        """Refuse blocks of the site's own that read the same rows in unlike ways."""
+        for why in unlike({name: self._located(name) for name in names if name in self.data}):
+            raise DataError(f"site '{self.site}': {why}")
+
+    def _located(self, name: str) -> DataConfig:
+        """Return a block with whole paths: two spellings of one file are one file."""
+        return self.data[name].with_paths(self._resolve)
+
+    def _resolve(self, path: str) -> str:
+        try:
+            return str(locate(path, self.base, origins={}, accept_folder=True).resolve())
+        except DataError:
+            return str((self.base / path).resolve())
 
     def _config(self, name: str) -> DataConfig:
         if name not in self.data:

@@ -47,13 +47,15 @@ def train_joint(leading: Desk, assignment: Assignment, arrays: Arrays) -> tuple[
 
     Raises:
         MessageError: the assignment is of no group.
-        DataError: a row that tests or validates one of the subtasks would train another.
+        DataError: a row that tests or validates one of the subtasks would train another, or blocks that
+            read the same rows in unlike ways hide whether it would.
         ArraysError: the arrays are not those of the model.
     """
     joint = assignment.joint
     if joint is None:
         raise MessageError("train.joint without a group")
     desks = [_desk(leading, joint, place) for place in range(len(joint.subtasks))]
+    leading.site.custody.check_family([desk.subtask.name for desk in desks])
     raw = {desk.subtask.name: desk.raw() for desk in desks}
     refuse_leaks(raw)
     weighed = zip(desks, joint.importances, strict=True)

@@ -44,6 +44,7 @@ def evaluate_whole(
         ArraysError: a model's arrays are not those of its architecture.
     """
     terms = terms_of(request)
+    request = _viewed(request, terms)
     custody = site.custody.whole(request.parts[0].subtask)
     rows = custody.test if request.rows == "test" else custody.validation
     said = _outputs(Desk(site, state, request.parts[0].subtask), request, arrays, rows)
@@ -79,9 +80,23 @@ def terms_of(request: WholeRequest) -> WholeTerms:
     if sorted(part.name for part in request.parts) != sorted(terms.names):
         raise MessageError("the parts are not those of the whole")
     for part in request.parts:
-        if part.subtask.part != terms.view(request.whole, part.name):
+        if isinstance(terms, LabelHierarchyTerms):
+            alike = part.subtask.labels == terms.parts[part.name].labels and part.subtask.part is None
+        else:
+            alike = part.subtask.part == terms.view(request.whole, part.name)
+        if not alike:
             raise MessageError(f"part '{part.name}' names other labels or inputs than its whole")
     return terms
+
+
+def _viewed(request: WholeRequest, terms: WholeTerms) -> WholeRequest:
+    """Return the request with each part's view of the whole, which by labels follows from the groups."""
+
+    def viewed(part: WholePart) -> WholePart:
+        view = {"part": terms.view(request.whole, part.name)}
+        return part.model_copy(update={"subtask": part.subtask.model_copy(update=view)})
+
+    return request.model_copy(update={"parts": tuple(viewed(part) for part in request.parts)})
 
 
 def _modalities(request: WholeRequest) -> dict[str, Any]:

@@ -285,18 +285,28 @@ def _decompositions(c: Collaboration) -> Iterator[str]:
         lost = [name for name in c.parts_of(whole).values() if name not in c.subtasks]
         if lost:
             yield plugins.unknown(f"part '{lost[0]}' of decomposition '{whole}'", lost[0], c.subtasks)
-        holdouts = {_holdouts(c.subtasks[name]) for name in c.parts_of(whole).values() if name not in lost}
-        if len(holdouts) > 1:
-            yield f"parts of '{whole}' are views of the same rows: hold out as many of them for each"
+        yield from _of_the_same_rows(
+            whole, [c.subtasks[n] for n in c.parts_of(whole).values() if n not in lost]
+        )
     for name, part in c.subtasks.items():
         if part.part_of is None:
             continue
+        if name in c.partition:
+            yield f"[partition.{name}]: the rows are dealt out for the whole: [partition.{part.part_of}]"
         if part.part_of not in c.wholes:
             yield plugins.unknown(f"whole '{part.part_of}' of subtask '{name}'", part.part_of, c.wholes)
         elif name not in c.parts_of(part.part_of).values():
             yield f"subtask '{name}' is no part of '{part.part_of}': leave out part_of"
         elif kind_of(part).output != "classes":
             yield f"subtask '{name}': only a classification is taken apart, not '{part.kind}'"
+
+
+def _of_the_same_rows(whole: str, parts: list[SubtaskTerms]) -> Iterator[str]:
+    same = f"parts of '{whole}' are views of the same rows"
+    if len({_holdouts(part) for part in parts}) > 1:
+        yield f"{same}: hold out as many of them for each"
+    if len({part.data for part in parts}) > 1:
+        yield f"{same}: give all the same data"
 
 
 def _holdouts(terms: SubtaskTerms) -> tuple[int | None, int | None]:

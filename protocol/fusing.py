@@ -57,8 +57,9 @@ class WholeRequest(Frozen):
     """Measure on the site's test rows of a whole what the final models of its parts answer together.
 
     By labels ``groups`` are those of each group, ``outside`` the label of rows of no group, and ``refuses``
-    tells who learnt to say so; ``rows`` are validation where a threshold is to be chosen. By modality
-    (fusion ``product``) each part's view says its inputs, and the class priors travel as arrays.
+    tells who learnt to say so; ``rows`` are validation where a threshold is to be chosen. The parts' views
+    follow from the groups and are left out: each lists the whole's labels. By modality (fusion ``product``)
+    each part's view says its inputs, and the class priors travel as arrays.
     """
 
     run: Name

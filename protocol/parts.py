@@ -57,7 +57,8 @@ class Upstream(Frozen):
 
     Only the ``outputs`` of direct ones are appended to the other's inputs; ``after`` names those that it
     takes itself. ``whole`` is what it is a part of, if of anything: a site reads both from one data block.
-    ``settled`` is its final model, once it is over.
+    ``beside`` are the others of its family, whose rows trained its encoder too. ``settled`` is its final
+    model, once it is over.
     """
 
     name: Name
@@ -66,4 +67,5 @@ class Upstream(Frozen):
     after: Names = ()
     direct: bool = True
     whole: Name | None = None
+    beside: Names = ()
     settled: SettledModel | None = None

@@ -27,12 +27,22 @@ M = TypeVar("M", bound=Frozen)
 
 
 def pack(message: Frozen, arrays: Arrays | None = None) -> RecordDict:
-    """Return the record of ``message`` and, beside it, ``arrays`` as one blob."""
+    """Return the record of ``message`` and, beside it, ``arrays`` as one blob.
+
+    Raises:
+        MessageError: the message is longer than anybody would read.
+    """
+    body = message.model_dump_json().encode()
+    if len(body) > MAX_BODY_BYTES:
+        raise MessageError(
+            f"{type(message).__name__} would have {len(body)} bytes beside its arrays, at most "
+            f"{MAX_BODY_BYTES} are read: fewer or shorter labels, groups or columns"
+        )
     head = ConfigRecord(
         {
             "version": PROTOCOL_VERSION,
             "type": type(message).__name__,
-            "body": message.model_dump_json().encode(),
+            "body": body,
         }
     )
     if arrays is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collab.aggregation import contract as aggregation
 from collab.collaboration import Collaboration, kind_of, metric_of
-from collab.decomposition.dag import ancestors, edges
+from collab.decomposition.dag import ancestors, edges, siblings
 from collab.plugins import load
 from collab.soft_labels import contract as soft_labels
 from collab.terms import SubtaskTerms, wire_of
@@ -49,6 +49,7 @@ def _upstream(collaboration: Collaboration, name: str) -> tuple[Upstream, ...]:
             after=t.after,
             direct=n in after[name],
             whole=t.part_of,
+            beside=siblings(n, collaboration.subtasks),
         )
         for n, t in found.items()
     )

@@ -76,7 +76,10 @@ def measure_wholes(
         if lacking:
             notes.append(f"{name}: not measured as a whole: there is no final model of {', '.join(lacking)}")
             continue
-        found[name] = _measure(courier, collaboration, name, learners, run, notes)
+        try:
+            found[name] = _measure(courier, collaboration, name, learners, run, notes)
+        except MessageError as error:
+            notes.append(f"{name}: not measured as a whole: {error}")
     return found
 
 
@@ -141,6 +144,11 @@ def _request(
 ) -> WholeRequest:
     keys = () if isinstance(terms, ModalityTerms) else ("groups", "outside", "refuses")
     by_labels = {key: getattr(terms, key) for key in keys}
+    if keys:  # a view lists the whole's labels: sent with each part they would be the square of these
+        parts = tuple(
+            part.model_copy(update={"subtask": part.subtask.model_copy(update={"part": None})})
+            for part in parts
+        )
     return WholeRequest.model_validate(
         {"run": run, "whole": name, "site": site, "fusion": terms.fusion, "rows": rows, "parts": parts}
         | by_labels

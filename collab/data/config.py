@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from os.path import normpath
 from types import MappingProxyType
 from typing import Annotated, Final, Literal
 
@@ -222,8 +223,8 @@ class DataConfig(Frozen):
     @property
     def source(self) -> tuple[object, ...]:
         """What is read: two blocks of one source read the same rows, whatever they make of them."""
-        files = None if self.files is None else tuple(sorted(self.files.items()))
-        return (self.format, self.name, self.path, files)
+        files = None if self.files is None else tuple((s, normpath(p)) for s, p in sorted(self.files.items()))
+        return (self.format, self.name, None if self.path is None else normpath(self.path), files)
 
     def _not_features(self) -> tuple[str, ...]:
         return (*self.roles, *self.drop, *self.categorical)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, model_validator
 
 from collab.decomposition.affinity import Options
+from collab.decomposition.tables import table_in
 from collab.plugins import unknown
 from collab.terms import SubtaskTerms, wire_of
 from protocol.bounds import Frozen, Name
@@ -80,13 +81,13 @@ def name_family(tables: Mapping[str, Any], name: str, terms: AffinityTerms) -> d
     Raises:
         ConfigError: there is no such subtask, or it is of another family.
     """
-    subtasks = dict(tables.get("subtasks", {}))
+    subtasks = table_in(tables, "subtasks")
     if name in subtasks:
         raise ConfigError("a family needs a name of its own: a subtask has this one")
     for member in terms.subtasks:
         if member not in subtasks:
             raise ConfigError(unknown(f"subtask '{member}' in subtasks", member, subtasks))
-        table = dict(subtasks[member])
+        table = table_in(subtasks, member, "subtasks")
         if table.get("family", name) != name:
             raise ConfigError(f"subtask '{member}' is of the family '{table['family']}' already")
         subtasks[member] = table | {"family": name}

@@ -62,6 +62,14 @@ def ancestors(name: str, after: After) -> tuple[str, ...]:
     return tuple(n for n in order(after) if n in found)
 
 
+def siblings(name: str, subtasks: Mapping[str, SubtaskTerms]) -> tuple[str, ...]:
+    """Return the others of the subtask's family: their rows trained its encoder too."""
+    family = subtasks[name].family
+    if family is None:
+        return ()
+    return tuple(n for n, t in sorted(subtasks.items()) if t.family == family and n != name)
+
+
 def edges(subtasks: Mapping[str, SubtaskTerms]) -> dict[str, tuple[str, ...]]:
     """Return what each subtask comes after."""
     return {name: terms.after for name, terms in subtasks.items()}
@@ -108,7 +116,10 @@ def problems(
             found = f"subtask '{name}' comes after {len(all_above)} subtasks"
             yield f"{found}, at most {MOST_UPSTREAM} are possible: shorten the chain"
         for upstream in all_above:
-            yield from _same_rows(name, terms, upstream, subtasks[upstream], data)
+            yield from _same_rows(name, terms, f"'{upstream}'", subtasks[upstream], data)
+            for other in siblings(upstream, subtasks):
+                both = f"'{upstream}', which trains with '{other}'"
+                yield from _same_rows(name, terms, both, subtasks[other], data)
 
 
 def _names(subtasks: Mapping[str, SubtaskTerms]) -> Iterator[str]:
@@ -181,7 +192,7 @@ def _same_rows(
         if terms.data == above.data:
             both = f"both read data '{terms.data}'"
         yield from (
-            f"subtask '{name}' comes after '{upstream}', and {both}: {why}" for why in conflicts(own, others)
+            f"subtask '{name}' comes after {upstream}, and {both}: {why}" for why in conflicts(own, others)
         )
 
 

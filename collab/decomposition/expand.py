@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from collab.data.locate import locate
 from collab.decomposition.affinity_terms import AffinityTerms
 from collab.decomposition.label_hierarchy import parse
+from collab.decomposition.tables import table_in
 from collab.decomposition.terms import RULES, LabelHierarchyTerms, WholeTerms, name_of
 from collab.plugins import unknown
 from protocol.bounds import Name
@@ -87,10 +88,11 @@ def expand(tables: Mapping[str, Any], name: str, terms: WholeTerms) -> Tables:
 
 def _whole(result: Tables, name: str) -> tuple[Tables, Tables]:
     """Return the subtasks without the whole, and the whole's own table."""
-    subtasks = dict(result.get("subtasks", {}))
+    subtasks = table_in(result, "subtasks")
     if name not in subtasks:
         raise ConfigError(unknown(f"subtask '{name}'", name, subtasks))
-    whole = dict(subtasks.pop(name))
+    whole = table_in(subtasks, name, "subtasks")
+    del subtasks[name]
     result["subtasks"] = subtasks
     return subtasks, whole
 
@@ -119,13 +121,13 @@ def _name_sites(result: Tables, name: str, data: str, terms: LabelHierarchyTerms
         if terms.outside not in terms.sites:
             raise ConfigError(f"sites: rows with the label '{terms.outside}' have no site")
         owners[terms.outside] = terms.sites[terms.outside]
-    blocks = dict(result.get("data", {}))
-    block = dict(blocks.get(data, {}))
+    blocks = table_in(result, "data")
+    block = table_in(blocks, data, "data")
     if "site_of_label" in block:
         raise ConfigError(f"sites and [data.{data}] site_of_label say the same: leave one out")
     blocks[data] = block | {"site_of_label": owners}
     result["data"] = blocks
-    result["partition"] = {name: {"kind": "column"}, **result.get("partition", {})}
+    result["partition"] = {name: {"kind": "column"}, **table_in(result, "partition")}
 
 
 def _for_all_parts(result: Tables, name: str, made: list[str]) -> None:
@@ -133,14 +135,14 @@ def _for_all_parts(result: Tables, name: str, made: list[str]) -> None:
     allocation = result.get("allocation")
     if isinstance(allocation, MutableMapping) and isinstance(allocation.get("rules"), Mapping):
         allocation["rules"] = _spread(allocation["rules"], name, made)
-    for site, profile in list(result.get("sites", {}).items()):
+    for site, profile in table_in(result, "sites").items():
         if not isinstance(profile, Mapping):
             continue
         changed = dict(profile)
         if isinstance(profile.get("subtasks"), (list, tuple)):
             listed = profile["subtasks"]
             changed["subtasks"] = [s for one in listed for s in (made if one == name else [one])]
-        if name in profile.get("abstain", {}):
+        if name in table_in(profile, "abstain", f"sites.{site}"):
             raise ConfigError(f"sites.{site}.abstain.{name}: name one of its parts, such as '{made[0]}'")
         result["sites"][site] = changed
 

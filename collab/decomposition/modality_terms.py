@@ -17,7 +17,7 @@ from protocol.errors import ConfigError
 from protocol.parts import PartOf
 
 # What is the same for all parts, so that their answers are of the same rows and can be multiplied.
-_SAME: Final = ("kind", "data", "labels", "metric", "root", "part_of")
+_SAME: Final = ("kind", "data", "labels", "metric", "root", "part_of", "family")
 _WILD: Final = frozenset("*?[")
 
 

@@ -21,7 +21,7 @@ Fusion = Literal["soft_gate", "hard_gate", "closed_set", "open_set"]
 GATED: Final = frozenset({"soft_gate", "hard_gate"})
 # What follows from the map, or means nothing for parts that have other labels than the whole.
 _NOT_OF_PARTS: Final = ("labels", "teacher", "part_of")
-_NOT_OF_GATE: Final = (*_NOT_OF_PARTS, "kind", "data", "root")
+_NOT_OF_GATE: Final = (*_NOT_OF_PARTS, "kind", "data", "root", "family")
 
 
 class LabelHierarchyTerms(Frozen):

@@ -186,6 +186,10 @@ def test_a_real_site_refuses_blocks_that_leak(desk: Desk, folder: Path) -> None:
     leaking = blocks | {"verdict": DataConfig.model_validate(drawn)}
     with pytest.raises(DataError, match="'verdict' and 'side' at site 'north': rows that one trains on"):
         DeploymentCustody(leaking, folder, "north").rows(desk.subtask)
+    for spelt in ("./rows.csv", f"../{folder.name}/rows.csv"):
+        leaking["verdict"] = leaking["verdict"].model_copy(update={"path": spelt})
+        with pytest.raises(DataError, match="'verdict' and 'side' at site 'north': rows that one trains on"):
+            DeploymentCustody(leaking, folder, "north").rows(desk.subtask)
 
 
 def test_another_memory_keeps_nothing(desk: Desk, upstream: tuple[SettledModel, Named]) -> None:

@@ -20,9 +20,8 @@ from collab.data.config import DataConfig
 from collab.decomposition import affinity
 from collab.decomposition.shared_encoder import Part, build_shared, joint_kind, joint_rows
 from collab.models.contract import to_arrays
-from collab.scenario import scenario_data
 from collab.training import Rows, train_counted
-from protocol.errors import ArraysError, DataError, MessageError
+from protocol.errors import ArraysError, ConfigError, DataError, MessageError
 from protocol.messages import Assignment, Joint
 from server.description import describe
 from tests.clients.desk_cases import assignment, desks, same
@@ -147,11 +146,19 @@ def test_no_row_tests_one_and_trains_another(tmp_path: Path) -> None:
 
 
 def test_blocks_that_do_not_read_the_same_rows_are_refused(tmp_path: Path) -> None:
-    """Dealt out by draw they must be alike; the message says what to write."""
+    """In a scenario and at a real site they must be alike, however the file is spelt."""
     made = family(tmp_path)
+    group = list(places(made).values())
     made["data"]["coin"] = block(tmp_path / "signs.csv", "coin", features=["x0", "x1"])
-    with pytest.raises(DataError, match=r"other rows or columns.*same features.*partition 'column'"):
-        scenario_data(scenario(made), "coin")
+    with pytest.raises(ConfigError, match=r"read the same rows: give both the same features"):
+        scenario(made)
+    blocks = {n: DataConfig.model_validate(made["data"][n]) for n in SUBTASKS}
+    blocks["coin"] = blocks["coin"].with_paths(lambda path: f"./{Path(path).name}")
+    at = replace(group[0].site, custody=DeploymentCustody(blocks, tmp_path, "north"))
+    with pytest.raises(
+        DataError, match=r"site 'north': .*data\.shape.*data\.coin.*give both the same features"
+    ):
+        train_joint(replace(group[0], site=at), asked(group), start(group))
 
 
 def test_a_file_that_names_its_sites_may_have_gaps(tmp_path: Path) -> None:

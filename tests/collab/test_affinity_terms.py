@@ -10,7 +10,7 @@ import pytest
 from collab.settings import parse, parse_toml
 from protocol.errors import ConfigError
 from server.federation import to_toml
-from tests.family_cases import block, family
+from tests.family_cases import SUBTASKS, block, family
 
 Tables = dict[str, Any]
 
@@ -88,6 +88,44 @@ def test_subtasks_that_differ_in_what_they_must_share(tmp_path: Path) -> None:
         parse(made, "file")
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"missing": ["?"]}, "missing"),
+        ({"missing_in": {"x0": ["0"]}}, "missing_in"),
+        ({"missing_rows": "drop"}, "missing_rows"),
+        ({"features": ["x0", "x1"]}, "features"),
+        ({"features": "all", "drop": ["shape"]}, "drop"),
+        ({"categorical": ["x0"]}, "categorical"),
+        ({"rows": 100}, "rows"),
+        ({"positive": "> 0"}, None),
+        ({"label_map": {"0": "a"}, "abstain": ["a"]}, None),
+    ],
+)
+def test_blocks_of_one_source_read_alike(tmp_path: Path, changes: Tables, said: str | None) -> None:
+    """Rows are told by their inputs, so all that shapes these is the same; what is predicted is not."""
+    made = family(tmp_path, partition={"default": {"kind": "column"}})
+    path = tmp_path / "signs.csv"
+    made["data"]["coin"] = block(path, "coin", **changes)
+    made["data"]["coin"]["path"] = f"{tmp_path}/./signs.csv"
+    if said is None:
+        parse(made, "file")
+        return
+    with pytest.raises(ConfigError, match=rf"\[data\.shape\] and \[data\.coin\] .* the same {said}$"):
+        parse(made, "file")
+    made["data"]["coin"]["path"] = str(path.with_name("other.csv"))
+    parse(made, "file")
+
+
+def test_all_features_but_the_targets_are_the_same(tmp_path: Path) -> None:
+    """Each block drops the others' targets: the inputs are the same."""
+    made = family(tmp_path)
+    for name in SUBTASKS:
+        rest = [other for other in SUBTASKS if other != name]
+        made["data"][name] |= {"features": "all", "drop": rest}
+    parse(made, "file")
+
+
 def test_parts_of_a_whole_train_apart(tmp_path: Path) -> None:
     """A whole is replaced by its parts, and these answer together: no family has one, in whatever order."""
     whole = {"by": "modality", "modalities": {"left": ["x0", "x1"], "right": ["x2"]}}
@@ -109,6 +147,9 @@ def test_a_subtask_is_of_one_family(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"decomposition\.more: subtask 'coin' is of the family 'signs'"):
         parse(made, "file")
     made = family(tmp_path, signs={"subtasks": ["shape", "edges"]})
+    made["subtasks"]["coin"]["family"] = "sings"
+    with pytest.raises(ConfigError, match=r"unknown family 'sings' of subtask 'coin'.*signs"):
+        parse(made, "file")
     made["subtasks"]["coin"]["family"] = "signs"
     with pytest.raises(ConfigError, match=r"'coin' is not in \[decomposition\.signs\] subtasks: leave out"):
         parse(made, "file")

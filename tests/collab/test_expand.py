@@ -106,6 +106,14 @@ def test_rules_and_partition_of_the_whole_are_those_of_its_parts() -> None:
     assert found.partition_of("other").kind == "iid"
 
 
+def test_a_part_is_not_dealt_out_by_itself() -> None:
+    """A partition of a part would be ignored, so it is refused."""
+    made = tables() | {"partition": {"help-gate": {"kind": "iid"}}}
+    said = r"partition\.help-gate\]: the rows are dealt out for the whole: \[partition\.help\]"
+    with pytest.raises(ConfigError, match=said):
+        parse(made, "file")
+
+
 def test_a_group_a_site_says_whose_a_row_is() -> None:
     """The site of a group is the site of each of its labels, and rows are dealt by it."""
     owners = {"weather": "north", "clock": "south", "chat": "north", "oos": "south"}
@@ -132,6 +140,7 @@ def test_a_group_a_site_says_whose_a_row_is() -> None:
         ({"fusion": "closed_set"}, "two labels or more in each group"),
         ({"fusion": "closed_set", "gate": {"rounds": 1}}, "no gate: leave out gate"),
         ({"gate": {"labels": ["a"]}}, "gate.labels"),
+        ({"gate": {"family": "signs"}}, "gate.family: it is the whole's"),
         ({"gate": {"colour": 1}}, "help-gate.*colour"),
         ({"sites": {"wether": "north"}}, "'wether'.*weather"),
         ({"sites": {"weather": "north"}}, "no site"),
@@ -307,3 +316,16 @@ def _grouped(sums: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_a_part_is_named_after_its_whole() -> None:
     """The name of a part says whose it is."""
     assert name_of("help", "gate") == "help-gate"
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [("data", "parts of 'help' are views .*: give all the same data"), ("family", "unknown family 'more'")],
+)
+def test_parts_are_split_alike(key: str, said: str) -> None:
+    """A part of its own data or family would train on rows that test the whole's other parts."""
+    kept = parse(tables(), "file").model_dump(mode="json", exclude_none=True)
+    kept["data"]["more"] = kept["data"]["help"]
+    kept["subtasks"]["help-clock"][key] = "more"
+    with pytest.raises(ConfigError, match=said):
+        parse(kept, "kept")

@@ -102,6 +102,7 @@ def test_what_was_written_stays_and_is_written_out_once() -> None:
         ({"groups": {"a": ["b"]}}, "unknown key 'groups'"),
         ({"parts": {"imagin": {}}}, "'imagin' in parts: did you mean 'imaging'"),
         ({"parts": {"imaging": {"labels": ["a", "b"]}}}, "parts.imaging.labels: it is the whole's"),
+        ({"parts": {"imaging": {"family": "signs"}}}, "parts.imaging.family: it is the whole's"),
         ({"parts": {"imaging": {"metric": "f1"}}}, "parts.imaging.metric: it is the whole's"),
         ({"parts": {"imaging": {"colour": 1}}}, "case-imaging.colour"),
     ],

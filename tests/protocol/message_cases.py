@@ -17,12 +17,12 @@ SETTLED_JSON = (
 )
 STAIN = parts.Upstream(name="stain", kind="tabular_classification", outputs=3, direct=False, whole="dyes")
 STAIN_JSON = (
-    '{"name":"stain","kind":"tabular_classification","outputs":3,"after":[],"direct":false,"whole":"dyes",'
+    '{"name":"stain","kind":"tabular_classification","outputs":3,"after":[],"direct":false,"whole":"dyes","beside":[],'
     '"settled":null}'
 )
 ORGAN = parts.Upstream(name="organ", kind="tabular_regression", outputs=1, after=("stain",), settled=SETTLED)
 ORGAN_JSON = (
-    '{"name":"organ","kind":"tabular_regression","outputs":1,"after":["stain"],"direct":true,"whole":null,'
+    '{"name":"organ","kind":"tabular_regression","outputs":1,"after":["stain"],"direct":true,"whole":null,"beside":[],'
     f'"settled":{SETTLED_JSON}}}'
 )
 SUBTASK = m.Subtask(

@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
+from clients.custody import DeploymentCustody
+from collab.data.config import DataConfig
+from collab.settings import parse
 from protocol.arrays import digest
+from protocol.errors import ConfigError, DataError
+from server.description import describe
 from server.models import read_arrays, read_manifest
 from server.predict import predict
 from server.runlog import replay
@@ -76,3 +81,22 @@ def test_the_run_replays_and_predicts(found: Small, folder: Path, tmp_path: Path
     outputs_NC = predict(found.folder, "verdict", source).outputs_NK
     assert outputs_NC.shape == (2, 2)
     assert outputs_NC[0, 1] > 0.5 > outputs_NC[1, 1]
+
+
+def test_nothing_tests_on_what_trained_the_family(tmp_path: Path) -> None:
+    """The family's encoder saw the rows of all of it: these too must be on the same sides as downstream's."""
+    tables = made(tmp_path)
+    edge = tables["data"]["edge"]["path"]
+    (tmp_path / "apart").mkdir()
+    tables["data"]["side"]["path"] = str(tmp_path / "apart" / "rows.csv")
+    tables["data"]["verdict"] |= {"path": edge, "split": {"test": 0.2}}
+    said = r"'verdict' comes after 'side', which trains with 'edge', and .* rows that one trains on"
+    with pytest.raises(ConfigError, match=said):
+        parse(tables, "file")
+    tables["data"]["verdict"]["path"] = "another.csv"
+    told = describe(parse(tables, "file"), "verdict")
+    assert told.upstream[0].beside == ("edge",)
+    tables["data"]["verdict"]["path"] = edge
+    blocks = {name: DataConfig.model_validate(block) for name, block in tables["data"].items()}
+    with pytest.raises(DataError, match="'verdict' and 'edge' at site 'north': rows that one trains on"):
+        DeploymentCustody(blocks, tmp_path, "north").rows(told)
