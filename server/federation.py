@@ -37,7 +37,7 @@ from server.spool import Spool
 from server.summary import FILE_NAME as SUMMARY
 from server.summary import build_summary, write_json
 from server.turns import TurnsGrid
-from server.upstream import ChainedCourier, Chains
+from server.upstream import ChainedCourier, Chains, worse_than_ablated
 from server.upstream import as_json as chain_entries
 from server.whole import as_json, measure_wholes
 
@@ -106,6 +106,7 @@ def federate(
     families = {family.name: family.as_json() for family in conductor.families}
     summary["decompositions"] = as_json(wholes, per_part) | families
     summary["chains"] = chain_entries(collaboration, outcomes, per_part)
+    summary["notes"] = [*summary["notes"], *worse_than_ablated(summary["chains"])]
     for name, outcome in outcomes.items():
         settled = chains.settled.get(name)
         write_models(terms.folder, learners[name].prepared.subtask, outcome, summary, settled)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from collab.collaboration import Collaboration, metric_of
 from collab.decomposition.dag import ancestors, edges, levels
+from collab.metrics import is_better
 from protocol.arrays import Arrays, digest
 from protocol.errors import ProtocolError
 from protocol.messages import Refusal
@@ -180,6 +181,18 @@ def as_json(
                 },
             }
     return found
+
+
+def worse_than_ablated(chains: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a note for each entry of ``as_json`` that does better where upstream says nothing of a row."""
+    return [
+        f"{name}: what {', '.join(chain['after'])} predicts makes it worse: its {chain['metric']} is "
+        f"{chain['end_to_end']:.4g}, and {chain['ablated']:.4g} with their mean in place of it"
+        for name, chain in chains.items()
+        if chain["end_to_end"] is not None
+        and chain["ablated"] is not None
+        and is_better(chain["metric"], chain["ablated"], chain["end_to_end"])
+    ]
 
 
 def _lacks(content: RecordDict | None) -> bool:

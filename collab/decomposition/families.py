@@ -26,9 +26,11 @@ def cross_references(c: Collaboration, inputs: dict[str, str]) -> Iterator[str]:
         if member.family is None:
             continue
         family = c.families.get(member.family)
-        if family is None:
+        if member.part_of is not None:
+            yield f"subtask '{name}' is a part of '{member.part_of}', split as the others: leave out family"
+        elif family is None and c.families:  # a baseline of plain FedAvg has none, and the run's sides
             yield unknown(f"family '{member.family}' of subtask '{name}'", member.family, c.families)
-        elif name not in family.subtasks:
+        elif family is not None and name not in family.subtasks:
             yield f"subtask '{name}' is not in [decomposition.{member.family}] subtasks: leave out family"
     yield from _splits(c)
 

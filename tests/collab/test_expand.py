@@ -320,7 +320,10 @@ def test_a_part_is_named_after_its_whole() -> None:
 
 @pytest.mark.parametrize(
     ("key", "said"),
-    [("data", "parts of 'help' are views .*: give all the same data"), ("family", "unknown family 'more'")],
+    [
+        ("data", "parts of 'help' are views .*: give all the same data"),
+        ("family", "part of 'help', split as the others: leave out family"),
+    ],
 )
 def test_parts_are_split_alike(key: str, said: str) -> None:
     """A part of its own data or family would train on rows that test the whole's other parts."""

@@ -26,6 +26,7 @@ from server.outlook import as_json, shown
 from server.predict import predict
 from server.report import render
 from server.runlog import replay
+from server.upstream import as_json as chain_entries
 from simulations.simulate import Order, first_allocation, simulate
 from tests.chain_cases import SIDE, VERDICT, three, two
 from tests.small import NAMES, Small, run, scenario, sites
@@ -69,6 +70,22 @@ def test_downstream_is_better_by_what_upstream_predicts(pair: Small, folder: Pat
     assert chain["end_to_end"] < 0.5 * chain["ablated"]
     accuracy = pair.summary["subtasks"]["verdict"]["collaboration_metrics"]["global"]["accuracy"]
     assert accuracy > without["collaboration_metrics"]["global"]["accuracy"] + 0.2
+
+
+def test_where_upstream_does_harm_a_note_says_so(
+    pair: Small, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The figures are turned round: the run's notes then say what the summary shows."""
+    assert "makes it worse" not in pair.notes
+
+    def turned(*given: Any) -> dict[str, Any]:
+        found = chain_entries(*given)
+        chain = found["verdict"]
+        return {"verdict": chain | {"end_to_end": chain["ablated"], "ablated": chain["end_to_end"]}}
+
+    monkeypatch.setattr("server.federation.chain_entries", turned)
+    notes = run(two(folder), folder, name="turned").notes
+    assert "verdict: what side predicts makes it worse: its log_loss is" in notes
 
 
 def test_the_summary_says_each_node_and_the_whole_chain(triple: Small) -> None:

@@ -13,7 +13,7 @@ from protocol.bounds import Frozen
 from protocol.messages import Evaluation, Refusal, assignment_id
 from protocol.records import attached, pack
 from server.courier import Account, Arrival, Letter
-from server.upstream import ChainedCourier
+from server.upstream import ChainedCourier, worse_than_ablated
 
 MODELS = {"verdict": {"side": {"w": np.ones(2, np.float32)}}}
 ANSWER = Evaluation(run="r", round=1, subtask="verdict", site="north", num_examples=1)
@@ -120,3 +120,22 @@ def test_a_site_that_comes_anew_has_nothing(courier: ChainedCourier, below: _Bel
     assert _exchange(courier, below, _letter(), ANSWER)
     courier.admit("north", 7)
     assert _exchange(courier, below, _letter(), ANSWER)
+
+
+def test_a_chain_that_does_worse_is_noted() -> None:
+    """By the metric's own direction; what was not measured says nothing."""
+
+    def chain(metric: str, end_to_end: float | None, ablated: float | None) -> dict[str, object]:
+        return {"after": ["side"], "metric": metric, "end_to_end": end_to_end, "ablated": ablated}
+
+    chains = {
+        "worse": chain("log_loss", 0.7, 0.5),
+        "better": chain("log_loss", 0.5, 0.7),
+        "lower": chain("accuracy", 0.5, 0.75),
+        "same": chain("accuracy", 0.5, 0.5),
+        "unknown": chain("accuracy", None, 0.5),
+        "whole": chain("accuracy", 0.5, None),
+    }
+    notes = worse_than_ablated(chains)
+    assert [note.split(":")[0] for note in notes] == ["worse", "lower"]
+    assert "what side predicts makes it worse: its log_loss is 0.7, and 0.5 with their mean" in notes[0]
