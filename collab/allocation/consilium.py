@@ -9,9 +9,9 @@ Machine Learning, 2002): where sd_ik grows with the time since a pair was asked,
 positive importance and reputation comes round; where it only returns to a prior, those do whose prior
 is not below what their site does instead. A pair that never finishes is worth nothing.
 
-β is 0 unless set: the budgets below let all sites take the same time, and each site is asked in any case, so
-what a fast one does elsewhere is not gained by it. With β = 1 runs took about a tenth longer, with budgets and
-without (docs/results/allocation.md).
+β is 0 unless set: the budgets below let all sites take the same time, and each site is asked in any case,
+so a fast one gains nothing by where it is sent. With β = 1 runs took about a tenth longer, with budgets
+and without (docs/results/allocation.md).
 
 A cohort's further sites add less and less: the j-th is worth 1 / j^c of the first (``crowding`` c), so small
 cohorts get sites before large ones get more. n_k is the cohort that k would have if each site drew among
