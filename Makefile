@@ -49,8 +49,8 @@ benchmarks: .venv/.tools ## Measure all figures of the README anew (about three 
 	$(call benchmark,byzantine,byzantine)
 	$(call benchmark,negative_controls,controls)
 	$(BIN)/python simulations/benchmarks/allocation.py --long --json docs/results/allocation.json | tee docs/results/allocation.md
-	$(BIN)/python simulations/benchmarks/allocation.py --controls --seeds 5 --json docs/results/allocation_controls.json | tee docs/results/allocation_controls.md
-	$(BIN)/python simulations/benchmarks/allocation_factorial.py --seeds 10 --json docs/results/allocation_factorial.json | tee docs/results/allocation_factorial.md
+	$(BIN)/python simulations/benchmarks/allocation.py --controls --seeds 3 --json docs/results/allocation_controls.json | tee docs/results/allocation_controls.md
+	$(BIN)/python simulations/benchmarks/allocation_factorial.py --seeds 6 --json docs/results/allocation_factorial.json | tee docs/results/allocation_factorial.md
 	$(BIN)/python simulations/benchmarks/allocation_plot.py docs/results/allocation.json docs/allocation.png
 	$(call benchmark,allocation_solver,allocation_solver)
 	$(call benchmark,makespan,makespan)
