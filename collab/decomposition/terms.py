@@ -47,7 +47,7 @@ class LabelHierarchyTerms(Frozen):
     groups: Annotated[dict[Name, tuple[Label, ...]], Field(max_length=1_000)] = {}
     outside: Label | None = None
     refuses: Literal["experts", "gate"] = "experts"
-    threshold: Literal["balanced", "accuracy", "none"] = "balanced"
+    threshold: Literal["accuracy", "balanced", "none"] = "accuracy"
     fusion: Fusion = "soft_gate"
     sites: Annotated[dict[Label, Name], Field(max_length=1_001)] = {}
     gate: dict[Name, Any] = {}

@@ -21,11 +21,12 @@ def _ready(*changes: str) -> Collaboration:
 
 
 def test_each_site_answers_for_its_own_domain() -> None:
-    """Ten sites: the gate is everybody's, and each domain's expert has the one site that its rows lie at."""
+    """The gate is everybody's, each domain's expert has the one site that its rows lie at; one has none."""
     found = _ready()
-    assert len(found.sites) == 10
+    assert len(found.sites) == 11
     assert found.sites_of("service-gate") == tuple(sorted(found.sites))
-    owners = found.decomposition["service"].sites
+    owners = dict(found.decomposition["service"].sites)
+    assert found.sites[owners.pop("oos")].subtasks == ("service-gate",)
     assert len(owners) == 10
     for group, site in owners.items():
         assert found.sites_of(f"service-{group}") == (site,)
