@@ -26,6 +26,15 @@ from simulations.benchmarks.allocation_sites import Size
 BASELINE: Final = "random"
 OURS: Final = "consilium"
 UPPER: Final = "everyone"
+# One part changed each: what the policy is made of.
+PAIRS: Final = (
+    (OURS, "random, with budgets"),
+    ("consilium, no budgets", "assignment"),
+    ("consilium, no budgets", "bandit"),
+    (OURS, "consilium, β = 1"),
+    ("consilium, no budgets", "consilium, no budgets, β = 1"),
+    (OURS, "consilium, crowding = 0"),
+)
 # The time over which the worst subtask is averaged: random is through in most runs on seeds from 100 up.
 HORIZON_S: Final = 600.0
 
@@ -49,7 +58,10 @@ def lines(runs: Sequence[Run], targets: Targets, size: Size) -> list[str]:
         f"{HORIZON_S:.0f} simulated s; Jain: over the subtasks' same means; end: test value over target, "
         "mean over subtasks; paid: what the auction pays; ± are standard deviations over seeds."
     )
-    return [head, "", *_table(runs, targets), "", *_differences(runs, targets), "", *_subtasks(runs, targets)]
+    return [
+        *(head, "", *_table(runs, targets), "", *_differences(runs, targets), ""),
+        *(*_pairs(runs, targets), "", *_subtasks(runs, targets)),
+    ]
 
 
 def _table(runs: Sequence[Run], targets: Targets) -> Iterable[str]:
@@ -149,6 +161,17 @@ def _interval(found: Difference | None, digits: int) -> str:
         return "-"
     spread = f" [{found.low:+.{digits}f}, {found.high:+.{digits}f}]" if math.isfinite(found.low) else ""
     return f"{found.mean:+.{digits}f}{spread} ({found.better})"
+
+
+def _pairs(runs: Sequence[Run], targets: Targets) -> Iterable[str]:
+    yield "What the default is made of: ratio of times of one policy to another, and difference of the end."
+    yield ""
+    yield "| policy | against | seeds | ratio of times | end |"
+    yield "| --- | --- | ---: | ---: | ---: |"
+    for name, other in PAIRS:
+        found = compare(runs, targets, name, other)
+        if (times := found["log2 of seconds"]) is not None:
+            yield f"| {name} | {other} | {times.pairs} | {ratio(times)} | {_interval(found['end'], 3)} |"
 
 
 def _subtasks(runs: Sequence[Run], targets: Targets) -> Iterable[str]:
