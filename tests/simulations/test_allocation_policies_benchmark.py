@@ -196,13 +196,14 @@ def test_what_is_printed() -> None:
     """Every policy has a row of as many cells as the head, in each table."""
     runs = [
         _run([0.5, 1.0], [0.5, 0.5], name=name, seed=seed)
-        for name in ("random", "consilium")
+        for name in ("random", "consilium", "consilium, β = 1")
         for seed in (1, 2)
     ]
     rows = [line for line in lines(runs, GOALS, Size()) if line.startswith("| ") and "---" not in line]
     assert [row.split(" | ")[0] for row in rows] == [
-        *("| policy", "| random", "| **consilium**"),
-        *("| policy − random", "| **consilium**"),
-        *("| policy", "| random", "| **consilium**"),
+        *("| policy", "| random", "| **consilium**", "| consilium, β = 1"),
+        *("| policy − random", "| **consilium**", "| consilium, β = 1"),
+        *("| policy", "| consilium"),
+        *("| policy", "| random", "| **consilium**", "| consilium, β = 1"),
     ]
-    assert [row.count("|") for row in rows] == [14 + 1] * 3 + [9] * 2 + [4] * 3
+    assert [row.count("|") for row in rows] == [14 + 1] * 4 + [9] * 3 + [6] * 2 + [4] * 4
