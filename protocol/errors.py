@@ -9,6 +9,9 @@
     + MessageError       a message is not what its type allows
     + ArraysError        names, shapes, dtypes or finiteness of arrays
     + UpstreamError      the models of the subtasks that this one comes after are not here
+    + SealError          a message's seal is missing or does not hold; ``reason`` says why
+    + EquivocationError  a party gave two answers to one question
+    + RosterError        a roster is not the authority's, or not the current one
   x RunError             the run itself cannot go on; the command exits with 1
 
 Every message is one line that says what, where and what to do. None holds a value of
@@ -16,6 +19,30 @@ a data row, a label or an array element.
 """
 
 from __future__ import annotations
+
+from typing import Literal
+
+SealReason = Literal[
+    "missing",
+    "form",
+    "federation",
+    "recipient",
+    "sender",
+    "run",
+    "kind",
+    "task",
+    "answers",
+    "old_epoch",
+    "new_epoch",
+    "validity",
+    "expired",
+    "early",
+    "unknown_sender",
+    "signature",
+    "replay",
+    "full",
+    "body",
+]
 
 
 class ConsiliumError(Exception):
@@ -70,6 +97,32 @@ class UpstreamError(ProtocolError):
     """The models of the subtasks that this one comes after are not here."""
 
     code = "upstream"
+
+
+class SealError(ProtocolError):
+    """A message's seal is missing, or it does not hold.
+
+    Attributes:
+        reason: one of a fixed set, for logs and counts.
+    """
+
+    code = "seal"
+
+    def __init__(self, message: str, reason: SealReason = "missing") -> None:
+        super().__init__(message)
+        self.reason: SealReason = reason
+
+
+class EquivocationError(ProtocolError):
+    """A party gave two answers to one question."""
+
+    code = "equivocation"
+
+
+class RosterError(ProtocolError):
+    """A roster is not the authority's, is not well formed, or is not the current one."""
+
+    code = "roster"
 
 
 class RunError(ConsiliumError):

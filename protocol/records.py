@@ -11,17 +11,21 @@ from pydantic import ValidationError
 from protocol.arrays import Arrays
 from protocol.bounds import Frozen
 from protocol.codec import decode, encode
-from protocol.errors import MessageError, VersionError
+from protocol.errors import MessageError, SealError, VersionError
+from protocol.header import MAX_HEADER_BYTES
 from protocol.messages import PROTOCOL_VERSION
+from protocol.seal import SIGNATURE_BYTES, Seal
 
 HEAD = "consilium"
 ARRAYS = "arrays"
 UPSTREAM = "upstream"
+SEAL = "seal"
 BLOB = "blob"
 STYPE = "consilium.safetensors"
 MAX_BODY_BYTES = 8 * 2**20
 # What one message may carry at most, until the receiver knows the model and can say less.
 MAX_ARRAY_BYTES = 4 * 2**30
+_MAX_TYPE_LENGTH = 64
 
 M = TypeVar("M", bound=Frozen)
 
@@ -95,6 +99,55 @@ def attached(record: RecordDict) -> dict[str, NDArray[Any]]:
     return unpack_arrays(record.get(UPSTREAM))
 
 
+def parts_of(record: RecordDict) -> tuple[bytes, ...]:
+    """Return what a seal binds of ``record``: all that ``unpack`` and ``attached`` will read, in one form.
+
+    Returns:
+        Protocol version, type, body, which blobs there are (one byte each), arrays, upstream arrays; b"" for
+        a blob that is not there. No blob is copied.
+
+    Raises:
+        MessageError: it holds anything else, which no signature would cover.
+    """
+    if not set(record) <= {HEAD, ARRAYS, UPSTREAM} or not isinstance(head := record.get(HEAD), ConfigRecord):
+        raise MessageError("not a Consilium message; nothing else can be sealed")
+    version, kind, body = head.get("version"), head.get("type"), head.get("body")
+    if set(head) != {"version", "type", "body"} or type(version) is not int or abs(version) >= 2**31:
+        raise MessageError("message has another head than version, type and body")
+    if not isinstance(kind, str) or len(kind) > _MAX_TYPE_LENGTH or not kind.isascii():
+        raise MessageError("message has no type, or one that no message has")
+    if not isinstance(body, bytes) or len(body) > MAX_BODY_BYTES:
+        raise MessageError(f"message has no body, or one of more than {MAX_BODY_BYTES} bytes")
+    blobs = [_blob(record[key]) if key in record else None for key in (ARRAYS, UPSTREAM)]
+    present = bytes(blob is not None for blob in blobs)
+    return (str(version).encode(), kind.encode(), body, present, *(blob or b"" for blob in blobs))
+
+
+def with_seal(record: RecordDict, seal: Seal) -> RecordDict:
+    """Return ``record`` with its seal beside it."""
+    sealed = ConfigRecord({"header": seal.header, "signature": seal.signature})
+    return RecordDict({**record, SEAL: sealed})
+
+
+def take_seal(record: RecordDict) -> tuple[RecordDict, Seal]:
+    """Return ``record`` without its seal, and the seal; it is not checked yet (``protocol.seal``).
+
+    Raises:
+        SealError: there is none, or it is not a header and a signature of their sizes.
+    """
+    if SEAL not in record:
+        raise SealError("message has no seal; every party of a federation seals what it says", "missing")
+    sealed = record[SEAL]
+    if not isinstance(sealed, ConfigRecord) or set(sealed) != {"header", "signature"}:
+        raise SealError("seal is not a header and a signature", "form")
+    header, signature = sealed["header"], sealed["signature"]
+    if not isinstance(header, bytes) or not isinstance(signature, bytes):
+        raise SealError("seal is not a header and a signature in bytes", "form")
+    if len(header) > MAX_HEADER_BYTES or len(signature) != SIGNATURE_BYTES:
+        raise SealError("seal has a header or a signature of another size than any", "form")
+    return RecordDict({k: v for k, v in record.items() if k != SEAL}), Seal(header, signature)
+
+
 def pack_arrays(arrays: Arrays) -> ArrayRecord:
     """Return ``arrays`` as one opaque blob: a reply is one object, whatever the model."""
     blob = encode(arrays)
@@ -105,9 +158,14 @@ def unpack_arrays(record: object, max_bytes: int = MAX_ARRAY_BYTES) -> dict[str,
     """Return the arrays of a record made by ``pack_arrays``; ``{}`` for None."""
     if record is None:
         return {}
+    return decode(_blob(record), max_bytes)
+
+
+def _blob(record: object) -> bytes:
+    """Return the bytes of a record made by ``pack_arrays``; nothing else of it is read."""
     if not isinstance(record, ArrayRecord) or set(record) != {BLOB} or record[BLOB].stype != STYPE:
         raise MessageError("arrays are not one Consilium blob")
-    return decode(record[BLOB].data, max_bytes)
+    return record[BLOB].data
 
 
 def wire_bytes(record: RecordDict) -> int:

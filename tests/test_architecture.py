@@ -28,6 +28,9 @@ OURS = {
 THEIRS = {"protocol": {"pydantic", "numpy"}, "collab": {"pydantic", "numpy", "scipy"}}
 ALSO = {
     "protocol/records.py": {"flwr"},
+    "protocol/keys.py": {"cryptography"},
+    "protocol/roster.py": {"cryptography"},
+    "protocol/roster_book.py": {"cryptography"},
     "protocol/seal.py": {"cryptography"},
     "collab/data/": {"pandas", "sklearn", "pooch", "platformdirs", "tomlkit", "PIL"},
     "collab/training.py": {"torch"},

@@ -1,0 +1,133 @@
+"""Keys and certificates of a kit: loaded from PEM files that only their owner can read, and named.
+
+A private key never stands in a message, a log or a repr.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+from protocol.errors import UserError
+from protocol.files import read_bounded, read_private
+
+MAX_PEM_BYTES = 64 * 1024
+_DAY_S = 86_400
+_WARN_DAYS: Final = (1, 7, 21)
+
+
+def load_signing_key(path: Path) -> ed25519.Ed25519PrivateKey:
+    """Return the Ed25519 key that seals messages (``signing.key``).
+
+    Raises:
+        UserError: the file is missing, too long, a link, readable or writable by others, or no such key.
+    """
+    key = _load(path, None)
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise UserError(f"{path}: is not an Ed25519 key")
+    return key
+
+
+def load_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Return the P-384 key of Flower's node authentication (``node.key``); raises as ``load_signing_key``."""
+    return _on_curve(_load(path, None), ec.SECP384R1, path)
+
+
+def load_tls_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Return the P-256 key of a TLS certificate (``tls.key``); raises as ``load_signing_key``."""
+    return _on_curve(_load(path, None), ec.SECP256R1, path)
+
+
+def load_authority_key(path: Path, passphrase: bytes) -> ec.EllipticCurvePrivateKey:
+    """Return the authority's P-384 key; raises as ``load_signing_key``, also for a wrong passphrase."""
+    return _on_curve(_load(path, passphrase), ec.SECP384R1, path)
+
+
+def load_certificate(path: Path) -> x509.Certificate:
+    """Return the one certificate in a PEM file.
+
+    Raises:
+        UserError: the file is missing, too long, or not one certificate.
+    """
+    data = read_bounded(path, MAX_PEM_BYTES)
+    try:
+        found = x509.load_pem_x509_certificates(data)
+    except ValueError:
+        raise UserError(f"{path}: is not a certificate in PEM") from None
+    if len(found) != 1:
+        raise UserError(f"{path}: holds {len(found)} certificates, expected one")
+    return found[0]
+
+
+def public_bytes(key: ed25519.Ed25519PrivateKey | ed25519.Ed25519PublicKey) -> bytes:
+    """Return the 32 bytes of an Ed25519 public key."""
+    public = key.public_key() if isinstance(key, ed25519.Ed25519PrivateKey) else key
+    return public.public_bytes_raw()
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """Return the SHA-256 of a certificate as people compare it: 16 groups of four hexadecimal digits."""
+    text = hashlib.sha256(certificate.public_bytes(serialization.Encoding.DER)).hexdigest().upper()
+    return " ".join(text[i : i + 4] for i in range(0, len(text), 4))
+
+
+def spki_digest(certificate: x509.Certificate) -> str:
+    """Return the SHA-256 (hex) of a certificate's SubjectPublicKeyInfo: the same when it is renewed."""
+    encoding, form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    return hashlib.sha256(certificate.public_key().public_bytes(encoding, form)).hexdigest()
+
+
+def days_left(certificate: x509.Certificate, now: float) -> float:
+    """Return for how many days a certificate still holds, negative once it has expired.
+
+    Args:
+        certificate: any.
+        now: Unix time in seconds.
+    """
+    return (certificate.not_valid_after_utc.timestamp() - now) / _DAY_S
+
+
+def expiry_warning(certificate: x509.Certificate, now: float) -> str | None:
+    """Return one line on a certificate that has expired, soon will, or does not hold yet; else None.
+
+    Args:
+        certificate: any.
+        now: Unix time in seconds.
+    """
+    until = f"{certificate.not_valid_after_utc:%Y-%m-%d}"
+    renew = "run `consilium provision` again and install the new kit"
+    if now < certificate.not_valid_before_utc.timestamp():
+        return "the certificate does not hold yet: check this machine's clock"
+    days = days_left(certificate, now)
+    if days <= 0:
+        return f"the certificate expired on {until}: {renew}"
+    limit = next((limit for limit in _WARN_DAYS if days <= limit), None)
+    if limit is None:
+        return None
+    left = math.ceil(days)
+    how = {1: "urgent: ", 7: "soon: "}.get(limit, "")
+    return f"{how}the certificate expires in {left} day{'s' * (left > 1)}, on {until}: {renew}"
+
+
+def _load(path: Path, passphrase: bytes | None) -> object:
+    data = read_private(path, MAX_PEM_BYTES)
+    try:
+        return serialization.load_pem_private_key(data, passphrase)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        wrong = "is not a private key in PEM, or " + (
+            "encrypted" if passphrase is None else "not of this passphrase"
+        )
+        raise UserError(f"{path}: {wrong}") from None
+
+
+def _on_curve(key: object, curve: type[ec.EllipticCurve], path: Path) -> ec.EllipticCurvePrivateKey:
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, curve):
+        raise UserError(f"{path}: is not a key on the curve {curve.name}")
+    return key
