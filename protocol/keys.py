@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from protocol.errors import UserError
 from protocol.files import read_bounded, read_private
@@ -78,10 +79,11 @@ def fingerprint(certificate: x509.Certificate) -> str:
     return " ".join(text[i : i + 4] for i in range(0, len(text), 4))
 
 
-def spki_digest(certificate: x509.Certificate) -> str:
-    """Return the SHA-256 (hex) of a certificate's SubjectPublicKeyInfo: the same when it is renewed."""
+def spki_digest(holder: x509.Certificate | PublicKeyTypes) -> str:
+    """Return the SHA-256 (hex) of a key's SubjectPublicKeyInfo; a certificate's is the same when renewed."""
+    key = holder.public_key() if isinstance(holder, x509.Certificate) else holder
     encoding, form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    return hashlib.sha256(certificate.public_key().public_bytes(encoding, form)).hexdigest()
+    return hashlib.sha256(key.public_bytes(encoding, form)).hexdigest()
 
 
 def days_left(certificate: x509.Certificate, now: float) -> float:

@@ -1,4 +1,4 @@
-"""Commands on the folder of a run: ``report``, ``replay``, ``explain`` and ``predict``."""
+"""``provision``, and on the folder of a run ``report``, ``replay``, ``explain`` and ``predict``."""
 
 from __future__ import annotations
 
@@ -89,9 +89,37 @@ def predict(
         sys.stdout.write(found.csv())
 
 
+def provision(
+    source: Annotated[Path, typer.Argument(help="The federation's file, federation.toml.")],
+    out: Annotated[Path, typer.Option(help="The folder of all kits; again: renew them.")] = Path("kits"),
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="Holds the passphrase of the authority's key; mode 0600.")
+    ] = None,
+    rekey: Annotated[list[str] | None, typer.Option(help="Give a party new keys; repeatable.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make or renew the kits of a federation: keys, certificates and the signed roster."""
+    from time import time
+
+    from server import passphrase
+    from server.federation_file import read_federation
+    from server.provision import provision as make_kits
+    from server.provision_view import as_dict, shown
+
+    def secret(new: bool) -> bytes:
+        return passphrase.from_file(passphrase_file) if passphrase_file else passphrase.ask(new=new)
+
+    made = make_kits(read_federation(source), out, secret, rekey=rekey or (), now=time())
+    if as_json:
+        sys.stdout.write(json.dumps(as_dict(made)) + "\n")
+    else:
+        Console().print(shown(made), highlight=False)
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands to the ``consilium`` command."""
     app.command()(report)
     app.command()(replay)
     app.command()(explain)
     app.command()(predict)
+    app.command()(provision)
