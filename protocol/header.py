@@ -47,6 +47,8 @@ class Header(Frozen):
         body_bytes: the sum of the lengths of the parts.
         body_digest: ``digest`` of the parts.
         answers: the body digest of the message that this one answers, b"" for a request.
+        lease: the number of the server's process that works on the run. One that was replaced has a lower
+            number, and sites no longer heed it.
     """
 
     version: Literal[1] = 1
@@ -64,6 +66,7 @@ class Header(Frozen):
     body_bytes: Number
     body_digest: Digest
     answers: Digest | Literal[b""] = b""
+    lease: Annotated[int, Field(ge=1, lt=2**63)] = 1
 
     def encode(self) -> bytes:
         """Return the canonical bytes, at most ``MAX_HEADER_BYTES`` by the bounds of the fields."""
@@ -127,7 +130,7 @@ def _split(data: bytes) -> list[bytes]:
 
 
 _NUMBERS = frozenset(
-    {"version", "epoch", "sequence", "issued_at_ms", "expires_at_ms", "body_bytes"},
+    {"version", "epoch", "sequence", "issued_at_ms", "expires_at_ms", "body_bytes", "lease"},
 )
 _BYTES = frozenset({"nonce", "body_digest", "answers"})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -26,6 +27,7 @@ MAX_BODY_BYTES = 8 * 2**20
 # What one message may carry at most, until the receiver knows the model and can say less.
 MAX_ARRAY_BYTES = 4 * 2**30
 _MAX_TYPE_LENGTH = 64
+_NUM_PARTS = 6
 
 M = TypeVar("M", bound=Frozen)
 
@@ -123,6 +125,23 @@ def parts_of(record: RecordDict) -> tuple[bytes, ...]:
     return (str(version).encode(), kind.encode(), body, present, *(blob or b"" for blob in blobs))
 
 
+def record_of(parts: Sequence[bytes]) -> RecordDict:
+    """Return the record whose ``parts_of`` these are.
+
+    Raises:
+        MessageError: they are none.
+    """
+    if len(parts) != _NUM_PARTS or len(parts[3]) != 2 or not set(parts[3]) <= {0, 1}:
+        raise MessageError("not the parts of a message")
+    version, kind, body, present, *blobs = parts
+    try:
+        head = ConfigRecord({"version": int(version), "type": kind.decode("ascii"), "body": bytes(body)})
+    except ValueError:
+        raise MessageError("not the parts of a message") from None
+    there = zip((ARRAYS, UPSTREAM), present, blobs, strict=True)
+    return RecordDict({HEAD: head} | {key: _as_arrays(blob) for key, is_there, blob in there if is_there})
+
+
 def with_seal(record: RecordDict, seal: Seal) -> RecordDict:
     """Return ``record`` with its seal beside it."""
     sealed = ConfigRecord({"header": seal.header, "signature": seal.signature})
@@ -150,7 +169,10 @@ def take_seal(record: RecordDict) -> tuple[RecordDict, Seal]:
 
 def pack_arrays(arrays: Arrays) -> ArrayRecord:
     """Return ``arrays`` as one opaque blob: a reply is one object, whatever the model."""
-    blob = encode(arrays)
+    return _as_arrays(encode(arrays))
+
+
+def _as_arrays(blob: bytes) -> ArrayRecord:
     return ArrayRecord({BLOB: Array(dtype="uint8", shape=(len(blob),), stype=STYPE, data=blob)})
 
 

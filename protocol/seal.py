@@ -74,6 +74,7 @@ class Signer:
         kind: str,
         recipient: str,
         answers: bytes = b"",
+        lease: int = 1,
         valid_s: float = VALID_S,
     ) -> Seal:
         """Return the seal of a message whose body is ``parts``.
@@ -85,6 +86,7 @@ class Signer:
             kind: the message's type.
             recipient: for whom it is; nobody else accepts it.
             answers: the body digest of the message that this one answers.
+            lease: the number of the server's process that works on the run.
             valid_s: for how many seconds it may be accepted, at most ``MAX_VALID_S``.
 
         Raises:
@@ -110,6 +112,7 @@ class Signer:
                 "body_bytes": body_bytes,
                 "body_digest": body_digest,
                 "answers": answers,
+                "lease": lease,
             }
         ).encode()
         return Seal(header, self._key.sign(_ENVELOPE_DOMAIN + header))

@@ -1,8 +1,4 @@
-"""What Consilium uses of Flower's internals, in one file.
-
-Flower promises `flwr.app`, `flwr.serverapp` and `flwr.clientapp`; all else may change with a release.
-`tests/server/test_flwr_contract.py` names every internal used here, so an upgrade shows what changed.
-"""
+"""Flower's simulation runtime on Ray, and the identity that its messages need."""
 
 from __future__ import annotations
 
@@ -28,9 +24,11 @@ from protocol.errors import RunError
 RunConfig = Mapping[str, bool | float | int | str]
 
 _TASK_ID = 1
-__all__ = ["Run", "RunConfig", "simulation_runtime", "task_identity"]
 
 _LEAVE_S = 30.0
+
+
+__all__ = ["Run", "RunConfig", "simulation_runtime", "task_identity"]
 
 
 @contextmanager

@@ -1,0 +1,292 @@
+"""What a site uses of Flower's internals, in one file.
+
+Two parts: the launcher of Flower's SuperNode, with the site's certificate and without its long waits, and
+what the agent uses in the place of Flower's executor, which would import what the server sent.
+`tests/clients/test_flwr_contract.py` names every internal used here, so an upgrade shows what changed.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from socket import socket
+from typing import Any, Self
+
+import httpx
+import uvicorn
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.common.constant import ISOLATION_MODE_PROCESS, ErrorCode, SubStatus
+from flwr.proto.fleet_pb2 import DeactivateNodeRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.inflatable import inflatable_utils
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode import fleet_http_connection, start_client_internal
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.main import create_app
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from flwr.supernode.nodestate import NodeStateFactory
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+from clients.tls import client_context
+from protocol.children import Words
+
+ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+# The SuperNode sleeps 3 s when no message came, and 0.5 s between looks for an answer.
+IDLE_S, REPLY_S = 3, 0.5
+_FAST_S, _SLOW_S = 0.05, 0.5
+_BEAT_S = 15.0
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a site proves itself with: the certificate of the line, and the key of its Flower node."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+    node_key: EllipticCurvePrivateKey
+
+
+def run_supernode(
+    address: str,
+    site: Identity,
+    runtime: socket,
+    superexec_secret: bytes,
+    node_file: Path,
+    tell: Callable[[Words], None],
+) -> None:
+    """Run Flower's SuperNode in this process until it is ended.
+
+    Args:
+        address: the server's, HOST:PORT.
+        site: what the site proves itself with.
+        runtime: where the SuperNode's Runtime API listens, on loopback.
+        superexec_secret: who knows it may take the SuperNode's tasks.
+        node_file: where the node's id is kept, so that a restarted node can first say that it had left.
+        tell: is told of each call that the server answered or refused.
+    """
+    client = _client_class(site, tell)
+    fleet_http_connection.FleetHttpClient = client  # type: ignore[misc]
+    start_client_internal.time = Naps()  # type: ignore[assignment]
+    shorten_pulls()
+    _say_left(client, address, site, node_file)
+    factory = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
+    _serve_runtime(factory, superexec_secret, runtime)
+    keys = (site.node_key, site.node_key.public_key())
+    threading.Thread(target=_keep_node, args=[factory, node_file, tell], daemon=True).start()
+    start_client_internal.start_client_internal(
+        state_factory=factory,
+        server_address=address,
+        node_config={},
+        root_certificates=str(site.authority),
+        insecure=False,
+        authentication_keys=keys,
+        isolation=ISOLATION_MODE_PROCESS,
+        runtime_api_address="127.0.0.1:0",
+        superexec_auth_secret=superexec_secret,
+        runtime_dependency_install=False,
+    )
+
+
+class Naps:
+    """Takes the place of ``time`` in the SuperNode's loop: the same waits, but short where something happens."""
+
+    def __init__(self) -> None:
+        self._idle_s = _FAST_S
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep less than asked: 50 ms to 500 ms while nothing comes, 20 ms while an answer is awaited."""
+        if seconds >= IDLE_S:
+            time.sleep(self._idle_s)
+            self._idle_s = min(self._idle_s * 1.25, _SLOW_S)
+        else:
+            self._idle_s = _FAST_S
+            time.sleep(min(seconds, 0.02))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+def shorten_pulls() -> None:
+    """Have Flower look again soon for pieces that are not up yet: it waits 1 s, then 2, up to 10."""
+    for function in (inflatable_utils.pull_objects, inflatable_utils.pull_and_inflate_object_from_tree):
+        function.__kwdefaults__.update(initial_backoff=_FAST_S, backoff_cap=_SLOW_S)
+
+
+def _client_class(site: Identity, tell: Callable[[Words], None]) -> type[FleetHttpClient]:
+    """Return Flower's client of the Fleet API, with the site's certificate; it reports each answered call."""
+    pulse = _Pulse(tell)
+
+    class Client(FleetHttpClient):
+        @classmethod
+        def from_server_address(
+            cls, server_address: str, insecure: bool, root_certificates: Any, interceptors: Any, **others: Any
+        ) -> Self:
+            del insecure, root_certificates
+            context = client_context(site.authority, site.certificate, site.key)
+            return cls(
+                f"https://{server_address}", interceptors=[*interceptors, pulse], verify=context, **others
+            )
+
+    return Client
+
+
+class _Pulse:
+    """Reports, at most once a second, that the server answered a call; a watchdog waits for it."""
+
+    def __init__(self, tell: Callable[[Words], None]) -> None:
+        self._tell, self._at = tell, 0.0
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        response = call_next(context)
+        refused = response.status_code in (401, 403, 404, 413)
+        if refused or (response.is_success and time.monotonic() > self._at + 1.0):
+            self._at = time.monotonic()
+            self._tell({"refused": response.status_code} if refused else {"pulse": time.time(), "refused": None})
+        return response
+
+
+def _say_left(client: type[FleetHttpClient], address: str, site: Identity, node_file: Path) -> None:
+    """Say for the node that was killed that it has left: else the server lets it in only after 60 s."""
+    with suppress(OSError, ValueError):
+        node_id = int(node_file.read_text(encoding="ascii"))
+        interceptors = [NodeAuthHttpInterceptor(site.node_key, site.node_key.public_key())]
+        with (
+            suppress(httpx.HTTPError, RuntimeError),
+            client.from_server_address(address, False, None, interceptors) as line,  # noqa: FBT003
+        ):
+            line.DeactivateNode(DeactivateNodeRequest(node_id=node_id))
+
+
+def _keep_node(factory: NodeStateFactory, node_file: Path, tell: Callable[[Words], None]) -> None:
+    """Keep the node's id once the server has given it."""
+    while True:
+        with suppress(Exception):  # it has none yet
+            if node_id := factory.state().get_node_id():
+                aside = node_file.with_suffix(".new")
+                aside.write_text(str(node_id), encoding="ascii")
+                aside.replace(node_file)
+                tell({"node": str(node_id)})
+                return
+        time.sleep(_FAST_S)
+
+
+def _serve_runtime(factory: NodeStateFactory, superexec_secret: bytes, sock: socket) -> None:
+    """Serve the SuperNode's Runtime API."""
+    app = create_app(state_factory=factory, superexec_auth_secret=superexec_secret)
+    config = uvicorn.Config(app, access_log=False, log_config=None, ws="none", lifespan="on")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
+    thread.start()
+    while thread.is_alive() and not server.started:
+        time.sleep(0.01)
+    if not server.started:
+        raise RuntimeError("the SuperNode's Runtime API did not start")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One message that the SuperNode has for the site, with what must be answered through."""
+
+    message: Message
+    context: Context
+    bundle: bytes
+    bundle_digest: str
+
+
+class TaskDesk:
+    """Takes messages from the SuperNode and gives answers back: what Flower's executor does, without its app.
+
+    Args:
+        address: the SuperNode's Runtime API.
+        superexec_secret: the one that it was started with.
+    """
+
+    def __init__(self, address: str, superexec_secret: bytes) -> None:
+        shorten_pulls()
+        self._token = _Token()
+        guard = SuperExecAuthHttpInterceptor(master_secret=superexec_secret, protected_methods={ACQUIRE})
+        version = RuntimeVersionHttpInterceptor(component_name="consilium")
+        self._client = RuntimeHttpClient.from_server_address(
+            address, insecure=True, root_certificates=None, interceptors=[version, guard, self._token]
+        )
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def take(self) -> Job | None:
+        """Return the next message, None if there is none.
+
+        Raises:
+            httpx.HTTPError: the SuperNode does not answer, or its message cannot be had.
+        """
+        answer = self._client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
+        if not answer.token:
+            return None
+        self._token.value = answer.token
+        message, context, _, fab = pull_task_input(self._client)
+        return Job(message, context, fab.content, fab.hash_str)
+
+    def give(self, job: Job, content: RecordDict | None, why: str = "") -> None:
+        """Answer the message; without content, with Flower's own error."""
+        if content is None:
+            error = Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=why)
+            reply = Message(error, reply_to=job.message)
+        else:
+            reply = Message(content, reply_to=job.message)
+        push_message(self._client, reply, job.context)
+        push_task_output(self._client, job.context, SubStatus.COMPLETED, "")
+        self._token.value = None
+
+    def drop(self) -> None:
+        """Let the message in hand go: the SuperNode no longer knows it."""
+        self._token.value = None
+
+    def _beat(self) -> None:
+        """Keep the token alive while a message is held."""
+        while True:
+            time.sleep(_BEAT_S)
+            if self._token.value is not None:
+                with suppress(httpx.HTTPError):
+                    self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+
+
+class _Token:
+    """Puts the token of the task in hand onto each request."""
+
+    def __init__(self) -> None:
+        self.value: str | None = None
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        if self.value is None:
+            return call_next(context)
+        return RuntimeTokenHttpInterceptor(self.value).intercept(context, call_next)
+
+
+@contextmanager
+def identity() -> Iterator[None]:
+    """Let this process make messages of its own, outside a task of Flower's."""
+    before = TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id  # noqa: SLF001
+    TaskIdentity._run_id = TaskIdentity._node_id = TaskIdentity._task_id = 1  # noqa: SLF001
+    try:
+        yield
+    finally:
+        TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id = before  # noqa: SLF001
+
+
+def leave_quietly() -> None:
+    """End this process at once: Flower's exit handlers would wait for threads that never end."""
+    os._exit(0)

@@ -1,0 +1,76 @@
+"""The server's side of the signed envelope: seals what goes to a site, opens what comes from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import ConfigRecord, RecordDict
+
+from protocol.equivocation import Answers
+from protocol.header import digest
+from protocol.messages import assignment_id
+from protocol.records import HEAD, parts_of, take_seal, with_seal
+from protocol.roster import SERVER
+from protocol.seal import Header, Signer, Verifier
+
+# A site may be off for a while, and work may take long; an envelope is for one sending of a message.
+VALID_S = 6 * 3600.0
+
+
+@dataclass
+class Envelopes:
+    """Seals and opens the messages of one run.
+
+    Args:
+        run: the Consilium run.
+        signer: signs as the server.
+        verifier: knows the sites' keys.
+        lease: the number of the process that works on the run; sites refuse a lower one than they saw.
+    """
+
+    run: str
+    signer: Signer
+    verifier: Verifier
+    lease: int = 1
+    answers: Answers = field(default_factory=Answers)
+
+    def seal(self, record: RecordDict, site: str, kind: str, task: str) -> tuple[RecordDict, bytes]:
+        """Return the record with its seal, and the digest by which an answer must name it."""
+        parts = parts_of(record)
+        seal = self.signer.seal(
+            parts, run=self.run, task=task, kind=kind, recipient=site, lease=self.lease, valid_s=VALID_S
+        )
+        return with_seal(record, seal), digest(parts)[0]
+
+    def open(self, record: RecordDict, site: str, task: str, asked: bytes) -> tuple[RecordDict, Header]:
+        """Return what a site's answer says, and its header.
+
+        Raises:
+            SealError: it is not what that site signed, in this run, to that question.
+            MessageError: it holds what no seal covers.
+        """
+        inner, seal = take_seal(record)
+        return inner, self.verifier.open(
+            parts_of(inner), seal, sender=site, run=self.run, task=task, answers=asked
+        )
+
+    def once(self, header: Header) -> None:
+        """Note a result; raise ``EquivocationError`` if the site has given another to the same question."""
+        self.answers.note(header.sender, header.kind, header.task, header.answers, header.body_digest)
+
+
+def task_of(record: RecordDict, kind: str) -> str:
+    """Return what a message of ours is about: its assignment id where it has one, else what it asks of what."""
+    head = record.get(HEAD)
+    body = head.get("body") if isinstance(head, ConfigRecord) else None
+    said: dict[str, Any] = json.loads(body) if isinstance(body, bytes) else {}
+    subtask = said.get("subtask")
+    name = str(subtask.get("name", "")) if isinstance(subtask, dict) else str(subtask or "")
+    if "attempt" in said:
+        return assignment_id(said["run"], said["round"], name, said["site"], said["attempt"])
+    return "/".join(str(word) for word in (kind, said.get("round", ""), name) if word != "")[:400]
+
+
+__all__ = ["SERVER", "Envelopes", "task_of"]

@@ -1,0 +1,340 @@
+"""A Grid over sites that are sent short messages, each sealed, whatever the work takes.
+
+To those above, a message is pushed and its answer pulled, as on any Grid. Below, a site is sent
+`work.start`, and `work.poll` for as long as it answers with receipts. One message is with a site at a time,
+as it takes them one after the other. What gets lost on the way, with a node that was restarted or a reply
+that Flower dropped, is asked for again: a site gives the same answer to the same question.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from flwr.app import Error, Message, RecordDict
+from flwr.serverapp import Grid
+
+from protocol.errors import ConsiliumError, EquivocationError, RunError, SealError
+from protocol.messages import Refusal
+from protocol.records import pack, unpack, wire_bytes
+from protocol.work import CANCEL, HOLD_S, POLL, RECEIPT, REFUSAL, START, Cancel, Poll, Receipt
+from server.envelopes import Envelopes, task_of
+from server.flwr_adapter import Run
+
+logger = logging.getLogger(__name__)
+
+_FAST_S, _SLOW_S = 0.03, 0.5  # between two looks: soon after something happened, then less often
+_NODES_S = 1.0
+_ABSENT_S = 90.0  # for so long a site that is restarted or cut off still belongs to the run
+_AGAIN_S = 0.5
+_SLACK_S = 25.0  # beyond what a site may hold a message, before it is asked again
+_SLOWEST_BYTES_S = 50_000.0  # a line slower than this has its messages sent again in vain
+_MOST_LOST = 20  # answers in a row that got lost, before the site counts as failed
+_RENEWED = {"old_epoch", "new_epoch", "expired", "early", "replay"}  # another seal may pass
+
+
+class Link(Protocol):
+    """What lies below: Flower's grid, and who is behind its nodes."""
+
+    def online(self) -> Mapping[str, tuple[int, str]]:
+        """Return, for each site that is online, its node and since when without interruption."""
+        ...
+
+    def push(self, message: Message) -> str | None:
+        """Send one message; return its id, None if it could not be sent."""
+        ...
+
+    def pull(self, message_id: str) -> list[Message]:
+        """Return what came in answer to a message."""
+        ...
+
+
+class StoppedError(RunError):
+    """Somebody asked for the run to stop."""
+
+    code = "stopped"
+
+
+@dataclass
+class SiteWork:
+    """What a site is doing for the run, for people to see. Times are seconds since 1970."""
+
+    state: str = "idle"
+    since: float = 0.0
+    kind: str = ""
+    task: str = ""
+    share: float | None = None
+    eta_s: float | None = None
+    detail: str = ""
+
+
+@dataclass
+class _Errand:
+    number: str
+    message: Message
+    site: str
+    kind: str
+    task: str
+    asked: bytes = b""
+    begun: float = 0.0
+    sent: dict[str, float] = field(default_factory=dict)  # Flower's ids that may still be answered
+    stamp: str = ""
+    again_at: float | None = 0.0
+    give_up_at: float = 0.0
+    receipted: bool = False
+    lost: int = 0
+    wrong: int = 0
+
+
+class ErrandGrid(Grid):
+    """See above.
+
+    Args:
+        link: Flower's grid below.
+        envelopes: seals and opens the messages.
+        clock: seconds since 1970, for people.
+        told: is called when the state of a site has changed.
+        is_stopped: says whether the run is to stop; then the next call raises ``StoppedError``.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        envelopes: Envelopes,
+        *,
+        clock: Callable[[], float] = time.time,
+        told: Callable[[str, SiteWork], None] = lambda site, work: None,
+        is_stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._link, self._envelopes = link, envelopes
+        self._clock, self._told, self._is_stopped = clock, told, is_stopped
+        self._numbers = itertools.count(1)
+        self._queues: defaultdict[str, deque[_Errand]] = defaultdict(deque)
+        self._done: dict[str, Message] = {}
+        self._online: Mapping[str, tuple[int, str]] = {}
+        self._names: dict[int, str] = {}
+        self._seen: dict[int, float] = {}
+        self._nodes_at = self._look_at = 0.0
+        self._pause_s = _FAST_S
+        self._run = Run.create_empty(0)
+        self.work: dict[str, SiteWork] = {}
+
+    def set_run(self, run: Run) -> None:
+        """Take a run; messages go out in the run of the link below."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run that was set."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Return a message; Flower asks every Grid for this older way to make one."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the nodes of the sites that are online, or were until a short while ago."""
+        self._check()
+        self._see_nodes()
+        since = time.monotonic() - _ABSENT_S
+        return [node for node, seen in self._seen.items() if seen >= since]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Take messages for sites; return an id for each."""
+        self._check()
+        self._see_nodes()
+        ids = []
+        for message in messages:
+            number = f"errand-{next(self._numbers)}"
+            message.metadata.__dict__["_message_id"] = number
+            ids.append(number)
+            site = self._names.get(message.metadata.dst_node_id)
+            if site is None:
+                self._done[number] = _failed(message, "this node is none of the roster's")
+                continue
+            kind = message.metadata.message_type
+            self._queues[site].append(
+                _Errand(number, message, site, kind, task_of(message.content, kind))
+            )
+        self._soon()
+        self._advance()
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the answers that have come to these messages, each once."""
+        self._check()
+        self._advance()
+        return [self._done.pop(i) for i in list(message_ids) if i in self._done]
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Push messages and wait for their answers, up to ``timeout`` seconds."""
+        waiting, found = list(self.push_messages(messages)), list[Message]()
+        until = time.monotonic() + (timeout if timeout is not None else float("inf"))
+        while waiting and time.monotonic() < until:
+            found += [self._done.pop(i) for i in waiting if i in self._done]
+            waiting = [i for i in waiting if any(e.number == i for q in self._queues.values() for e in q)]
+            time.sleep(_FAST_S)
+            self._advance()
+        return found
+
+    def cancel_all(self) -> None:
+        """Tell every site that is at work to stop, without waiting for its answer."""
+        for site, queue in self._queues.items():
+            if queue and queue[0].asked and site in self._online:
+                cancel = pack(Cancel(asked=queue[0].asked.hex()))
+                self._send(site, cancel, "work.cancel", CANCEL, queue[0].task)
+            queue.clear()
+
+    def _check(self) -> None:
+        if self._is_stopped():
+            self.cancel_all()
+            raise StoppedError("the run was stopped")
+
+    def _soon(self) -> None:
+        self._pause_s, self._look_at = _FAST_S, 0.0
+
+    def _advance(self) -> None:
+        """Look for answers and send what is due, unless the last look was just now."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._see_nodes()
+        happened = False
+        for site in list(self._queues):
+            happened |= self._attend(site, now)
+        self._pause_s = _FAST_S if happened else min(self._pause_s * 1.5, _SLOW_S)
+        self._look_at = time.monotonic() + self._pause_s
+
+    def _attend(self, site: str, now: float) -> bool:
+        """Take what came from a site and send what is due to it; return whether anything happened."""
+        queue = self._queues[site]
+        if not queue:
+            return False
+        errand, happened = queue[0], False
+        for message_id in list(errand.sent):
+            for reply in self._link.pull(message_id):
+                errand.sent.pop(message_id, None)
+                happened = True
+                if self._take(errand, reply, now):
+                    queue.popleft()
+                    self._show(site, SiteWork("idle", self._clock()))
+                    return True
+        return self._ask(errand, now) or happened
+
+    def _ask(self, errand: _Errand, now: float) -> bool:
+        """Ask a site, for the first time or again, where that is due."""
+        if errand.site not in self._online:
+            if errand.stamp != "":
+                errand.stamp, errand.again_at = "", now
+                detail = "its connection is gone; it goes on when it is back"
+                self._show(errand.site, SiteWork("lost", self._clock(), errand.kind, errand.task, detail=detail))
+            return False
+        _, stamp = self._online[errand.site]
+        restarted = errand.stamp not in ("", stamp)
+        overdue = bool(errand.sent) and now > errand.give_up_at
+        if not (restarted or overdue or (errand.again_at is not None and now >= errand.again_at)):
+            return False
+        record, kind, flower = self._question(errand)
+        errand.again_at, errand.stamp = None, stamp
+        message_id = self._send(errand.site, record, kind, flower, errand.task, errand)
+        if message_id is None:
+            errand.again_at = now + _AGAIN_S
+            return False
+        errand.sent[message_id] = now
+        errand.give_up_at = now + HOLD_S + _SLACK_S + wire_bytes(record) / _SLOWEST_BYTES_S
+        if not errand.begun:
+            errand.begun = now
+            self._show(errand.site, SiteWork("working", self._clock(), errand.kind, errand.task))
+        return True
+
+    def _question(self, errand: _Errand) -> tuple[RecordDict, str, str]:
+        """Return what to send: the whole question, or a poll once the site has it."""
+        if errand.receipted:
+            return pack(Poll(asked=errand.asked.hex())), "work.poll", POLL
+        return errand.message.content, errand.kind, START
+
+    def _send(
+        self, site: str, record: RecordDict, kind: str, flower: str, task: str, errand: _Errand | None = None
+    ) -> str | None:
+        sealed, asked = self._envelopes.seal(record, site, kind, task)
+        if errand is not None and flower == START:
+            errand.asked = asked
+        node, _ = self._online[site]
+        group = errand.message.metadata.group_id if errand is not None else "0"
+        return self._link.push(Message(sealed, node, flower, group_id=group))
+
+    def _take(self, errand: _Errand, reply: Message, now: float) -> bool:
+        """Take one answer; return whether that was the end of the errand."""
+        if reply.has_error():
+            return self._lose(errand, now)
+        try:
+            record, header = self._envelopes.open(reply.content, errand.site, errand.task, errand.asked)
+            if header.kind == RECEIPT:
+                receipt, _ = unpack(record, Receipt)
+                return self._note(errand, receipt, now)
+            if header.kind not in (errand.kind, REFUSAL):
+                raise SealError(f"an answer of kind {header.kind} to {errand.kind}", "kind")
+            if header.kind == errand.kind:
+                self._envelopes.once(header)
+        except ConsiliumError as error:
+            return self._refuse(errand, error, now)
+        self._done[errand.number] = Message(record, reply_to=errand.message)
+        return True
+
+    def _note(self, errand: _Errand, receipt: Receipt, now: float) -> bool:
+        errand.lost = errand.wrong = 0
+        errand.receipted = receipt.state in ("waiting", "working")
+        errand.again_at = now if errand.receipted else now + _AGAIN_S
+        if errand.receipted:
+            begun_s = self._clock() - (now - errand.begun)
+            seen = SiteWork("working", begun_s, errand.kind, errand.task, receipt.share, receipt.eta_s)
+            self._show(errand.site, seen)
+        return False
+
+    def _lose(self, errand: _Errand, now: float) -> bool:
+        """Take an error of Flower's: the question or its answer was lost, so it is asked again."""
+        errand.lost += 1
+        if errand.lost < _MOST_LOST:
+            errand.again_at = now + min(_AGAIN_S * errand.lost, 5.0) if not errand.sent else errand.again_at
+            return False
+        self._done[errand.number] = _failed(errand.message, "its answers were lost on the way")
+        return True
+
+    def _refuse(self, errand: _Errand, error: ConsiliumError, now: float) -> bool:
+        """Take an answer that must not be used; where another seal may pass, ask a few times more."""
+        errand.wrong += 1
+        if isinstance(error, SealError) and error.reason in _RENEWED and errand.wrong < _MOST_LOST:
+            errand.again_at = now + _AGAIN_S if not errand.sent else errand.again_at
+            return False
+        word = "equivocation" if isinstance(error, EquivocationError) else error.code
+        logger.warning("%s: %s refused: %s", errand.site, errand.kind, error)
+        self._show(errand.site, SiteWork("refused", self._clock(), errand.kind, errand.task, detail=str(error)))
+        refusal = Refusal(code=word, detail=str(error)[:500])
+        self._done[errand.number] = Message(pack(refusal), reply_to=errand.message)
+        return True
+
+    def _see_nodes(self) -> None:
+        now = time.monotonic()
+        if now < self._nodes_at:
+            return
+        self._online = dict(self._link.online())
+        self._names.update({node: site for site, (node, _) in self._online.items()})
+        self._seen.update(dict.fromkeys((node for node, _ in self._online.values()), now))
+        self._nodes_at = now + _NODES_S
+
+    def _show(self, site: str, work: SiteWork) -> None:
+        self.work[site] = work
+        self._told(site, work)
+
+
+def _failed(message: Message, why: str) -> Message:
+    return Message(Error(code=0, reason=why), reply_to=message)

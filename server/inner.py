@@ -1,0 +1,148 @@
+"""The listener on loopback: Flower's Runtime and Control for our own processes, and our own commands.
+
+Every local user reaches loopback. Flower's Runtime checks a task's token, or the secret of who may take
+tasks; its Control checks nothing, so here it and our commands want a secret, which lies in a file that the
+operators' group can read. Flower's Fleet paths are not here: sites come by the public door alone.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs
+
+from protocol.errors import ConsiliumError, UserError
+from server.door import Application, Receive, Scope, Send
+from server.orders import LIVE, MAX_TEXT, OrderBook
+
+SECRET_HEADER = "consilium-secret"  # noqa: S105  the header's name
+COMMANDS = "/v1/consilium/"
+_OPEN = ("/v1/runtime/", "/health")
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+
+Answer = tuple[int, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Inner:
+    """The ASGI application of the loopback listener.
+
+    Args:
+        app: Flower's.
+        secret: what the header must hold.
+        commands: answers our own paths, given the path's last part, the query and the body.
+    """
+
+    app: Application
+    secret: str
+    commands: Callable[[str, dict[str, str], dict[str, Any]], Answer]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; anything but HTTP is closed."""
+        if scope["type"] != "http":
+            return
+        path = str(scope["path"])
+        if path.startswith(_OPEN):
+            await self.app(scope, receive, send)
+        elif not self._knows_secret(scope) or not path.startswith(("/v1/control/", COMMANDS)):
+            await _say(send, 404, {"error": "not here"})
+        elif path.startswith("/v1/control/"):
+            await self.app(scope, receive, send)
+        else:
+            status, words = await self._command(path.removeprefix(COMMANDS), scope, receive)
+            await _say(send, status, words)
+
+    def _knows_secret(self, scope: Scope) -> bool:
+        given = [value for name, value in scope["headers"] if name.lower() == SECRET_HEADER.encode()]
+        return len(given) == 1 and hmac.compare_digest(given[0], self.secret.encode())
+
+    async def _command(self, name: str, scope: Scope, receive: Receive) -> Answer:
+        body = bytearray()
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if len(body) > 2 * MAX_TEXT:
+                return 413, {"error": "too large"}
+            if not message.get("more_body", False):
+                break
+        query = {key: values[-1] for key, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
+        try:
+            given = json.loads(body) if body else {}
+            if not isinstance(given, dict):
+                raise TypeError
+        except (ValueError, TypeError, RecursionError):
+            return 400, {"error": "the body is no JSON table"}
+        try:
+            return self.commands(name, query, given)
+        except UserError as error:
+            return 400, {"error": str(error)}
+        except ConsiliumError as error:
+            return 503, {"error": str(error)}
+
+
+@dataclass(frozen=True)
+class Commands:
+    """What the ``consilium`` command asks of a running server.
+
+    Args:
+        orders: the order book.
+        sites: what is known of each site now.
+        status_of: what the process that works on a run last wrote of it.
+        log_of: the last lines of a run's log.
+    """
+
+    orders: OrderBook
+    sites: Callable[[], dict[str, Any]]
+    status_of: Callable[[str], dict[str, Any]]
+    log_of: Callable[[str, int], list[str]]
+
+    def __call__(self, name: str, query: dict[str, str], given: dict[str, Any]) -> Answer:
+        """Answer ``submit``, ``status``, ``logs`` or ``stop``."""
+        if name == "submit":
+            return self._submit(given)
+        if name == "status":
+            return 200, self._status(query.get("run"))
+        run = query.get("run", "")
+        order = self.orders.get(run) if _NAME.match(run) else None
+        if order is None:
+            return 404, {"error": f"there is no run '{run[:64]}' here"}
+        if name == "logs":
+            lines = query.get("lines", "200")
+            return 200, {"run": run, "lines": self.log_of(run, int(lines) if lines.isdigit() else 200)}
+        if name == "stop":
+            if order.state not in LIVE:
+                return 400, {"error": f"run '{run}' has ended: {order.state}"}
+            self.orders.ask_stop(run)
+            return 200, {"run": run, "state": "stopping"}
+        return 404, {"error": "not here"}
+
+    def _submit(self, given: dict[str, Any]) -> Answer:
+        run, text = given.get("run"), given.get("collaboration")
+        if not isinstance(run, str) or not _NAME.match(run) or not isinstance(text, str):
+            return 400, {"error": "give a run's name and a collaboration's text"}
+        order = self.orders.submit(run, text, time.time())
+        return 200, order.model_dump(mode="json")
+
+    def _status(self, run: str | None) -> dict[str, Any]:
+        orders = list(self.orders.all())
+        live = [order for order in orders if order.state in LIVE]
+        shown = [o for o in orders if o.run == run] if run else [*live, *orders[-1:]][:1]
+        known = {o.run: {"order": o.model_dump(mode="json"), **self.status_of(o.run)} for o in shown}
+        return {
+            "time": time.time(),
+            "sites": self.sites(),
+            "runs": known,
+            "others": [o.model_dump(mode="json") for o in orders if o.run not in known][-50:],
+        }
+
+
+async def _say(send: Send, status: int, words: dict[str, Any]) -> None:
+    content = json.dumps(words).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})

@@ -1,0 +1,155 @@
+"""The server's kit, and where a running server keeps what it must not lose."""
+
+from __future__ import annotations
+
+import grp
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from pydantic import Field
+
+from collab.toml_file import parse_toml, read_text, validate
+from protocol.bounds import Frozen, Name
+from protocol.errors import ConfigError, UserError
+from protocol.keys import load_certificate
+from protocol.roster import Hosts, Port
+from protocol.roster_book import RosterBook
+
+ENVIRONMENT = "CONSILIUM_KIT"
+DEFAULT = Path("kits/server")
+
+
+class ServerConfig(Frozen):
+    """The file ``server.toml``.
+
+    Attributes:
+        name: the federation.
+        hosts: under which names sites reach the server.
+        port: the one public port.
+        bind: the address to listen on; all of the machine's, unless told.
+        runs: the folder of the runs, beside the kit's own unless absolute.
+        group: the operators' group on this machine: who may submit, stop and look.
+        max_reply_mib: the largest answer of a site that is taken.
+    """
+
+    name: Name
+    hosts: Hosts
+    port: Port
+    bind: str = "0.0.0.0"  # noqa: S104  a server that sites must reach; the door asks for certificates
+    runs: str = "runs"
+    group: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] | None = None
+    max_reply_mib: float = Field(4096, gt=0, le=65_536)
+
+
+@dataclass(frozen=True)
+class ServerKit:
+    """A folder that ``consilium provision`` made for the server."""
+
+    folder: Path
+    config: ServerConfig
+
+    @property
+    def authority(self) -> Path:
+        """The authority's certificate."""
+        return self.folder / "authority.pem"
+
+    @property
+    def certificate(self) -> Path:
+        """The server's TLS certificate."""
+        return self.folder / "tls.pem"
+
+    @property
+    def key(self) -> Path:
+        """Its key."""
+        return self.folder / "tls.key"
+
+    @property
+    def signing_key(self) -> Path:
+        """The key that signs what goes to the sites."""
+        return self.folder / "signing.key"
+
+    @property
+    def roster(self) -> Path:
+        """The signed roster."""
+        return self.folder / "roster.json"
+
+    @property
+    def state(self) -> Path:
+        """The folder of what a running server keeps."""
+        return self.folder / "state"
+
+    @property
+    def orders(self) -> Path:
+        """The folder of the order book."""
+        return self.state / "orders"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of the processes' logs."""
+        return self.state / "logs"
+
+    @property
+    def runs(self) -> Path:
+        """The folder of the runs."""
+        return self.folder / self.config.runs
+
+    @property
+    def contact(self) -> Path:
+        """Where a running server says how it is reached on loopback, and with which secret."""
+        return self.state / "contact.json"
+
+
+def load_kit(folder: Path) -> ServerKit:
+    """Return the kit in ``folder``.
+
+    Raises:
+        ConfigError: it is none, or a value in its server.toml is wrong.
+    """
+    path = folder / "server.toml"
+    if not path.is_file():
+        raise ConfigError(f"{folder}: is no server's kit (no server.toml); make one: consilium provision")
+    return ServerKit(folder.resolve(), validate(ServerConfig, parse_toml(read_text(path), str(path)), str(path)))
+
+
+def default_kit() -> Path:
+    """Return the kit that commands speak to, unless told: $CONSILIUM_KIT, else kits/server."""
+    return Path(os.environ.get(ENVIRONMENT, DEFAULT))
+
+
+def open_roster_book(kit: ServerKit) -> RosterBook:
+    """Return the roster in force, as the kit's authority signed it."""
+    return RosterBook(kit.roster, authority_key(kit.authority), kit.config.name)
+
+
+def authority_key(path: Path) -> EllipticCurvePublicKey:
+    """Return the public key in the authority's certificate."""
+    certificate: x509.Certificate = load_certificate(path)
+    key = certificate.public_key()
+    if not isinstance(key, EllipticCurvePublicKey):
+        raise UserError(f"{path}: is no authority's certificate")
+    return key
+
+
+def make_folders(kit: ServerKit) -> None:
+    """Make the folders of a running server; what is there stays."""
+    for folder in (kit.state, kit.orders, kit.logs):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    kit.runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def group_id(name: str | None) -> int | None:
+    """Return the number of the operators' group, None where none is named.
+
+    Raises:
+        ConfigError: this machine has no such group.
+    """
+    if name is None:
+        return None
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigError(f"group = '{name}': this machine has no such group") from None

@@ -1,0 +1,115 @@
+"""The order book of a server: which runs were submitted, and how far each is. One small file a run.
+
+The link process writes an order when it is submitted, and a stop mark beside it; all else about an order
+is the supervisor's to write. A file is written aside and renamed, so a reader sees the old or the new.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from protocol.bounds import Frozen, Name
+from protocol.errors import ConfigError
+
+State = Literal["queued", "running", "stopping", "finished", "failed", "stopped"]
+LIVE: tuple[State, ...] = ("queued", "running", "stopping")
+MAX_TEXT = 2**20
+
+
+class Order(Frozen):
+    """One submitted run. Times are seconds since 1970; ``flower_run`` is Flower's own id of it.
+
+    ``starts`` counts the processes that have worked on it: each has a number, and a site refuses what an
+    earlier one still sends. ``kept`` says which folders hold what processes that died had written.
+    """
+
+    run: Name
+    state: State = "queued"
+    submitted_at: float
+    since: float
+    flower_run: int | None = None
+    starts: int = 0
+    kept: tuple[str, ...] = ()
+    why: str = ""
+
+
+class OrderBook:
+    """The orders in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def submit(self, run: str, text: str, now_s: float) -> Order:
+        """Keep a collaboration to be run.
+
+        Raises:
+            ConfigError: the run has an order already, or the text is too long.
+        """
+        order = Order(run=run, submitted_at=now_s, since=now_s)
+        if len(text.encode()) > MAX_TEXT:
+            raise ConfigError(f"the collaboration has more than {MAX_TEXT} bytes")
+        try:
+            with self.text_path(run).open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            raise ConfigError(f"run '{run}' is there already; give it another name") from None
+        self.put(order)
+        return order
+
+    def text_path(self, run: str) -> Path:
+        """Return where the collaboration of a run lies."""
+        return self._folder / f"{run}.toml"
+
+    def put(self, order: Order) -> None:
+        """Write an order in the place of what stood there."""
+        write_aside(self._folder / f"{order.run}.json", order.model_dump_json())
+
+    def get(self, run: str) -> Order | None:
+        """Return the order of a run, None if there is none that can be read."""
+        try:
+            return Order.model_validate_json((self._folder / f"{run}.json").read_text(encoding="utf-8"))
+        except (OSError, ValidationError):
+            return None
+
+    def all(self) -> Iterator[Order]:
+        """Yield all orders, in the order of their submission."""
+        names = [path.stem for path in self._folder.glob("*.json")]
+        found = [order for name in names if (order := self.get(name)) is not None]
+        yield from sorted(found, key=lambda o: (o.submitted_at, o.run))
+
+    def ask_stop(self, run: str) -> None:
+        """Mark a run as one that is to stop."""
+        self._stop_path(run).touch()
+
+    def is_to_stop(self, run: str) -> bool:
+        """Return whether a run is to stop."""
+        return self._stop_path(run).exists()
+
+    def _stop_path(self, run: str) -> Path:
+        return self._folder / f"{run}.stop"
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Write a file so that a reader finds the old text or the new one, and a power cut leaves either."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the table in a JSON file; {} if there is none that can be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,125 @@
+"""The process that works on a run: the installed ServerApp over the sites, on Flower's grid.
+
+Started by the supervisor as ``python -m server.serve``; the task's token and all else comes by ``inherit``.
+It exits with 0 when the run has ended, 1 or 2 when it cannot go on, 3 when it was stopped; if it dies in any
+other way, another is started in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from protocol.children import inherit
+from protocol.errors import ConsiliumError, UserError
+from server.environment import be_quiet
+from server.kit import ServerKit, load_kit, open_roster_book
+from server.orders import OrderBook, write_aside
+
+logger = logging.getLogger("consilium.run")
+_WRITE_S = 0.5
+_KEPT_EVENTS = 200
+
+
+@dataclass
+class Status:
+    """Writes, for people, how far the run is: at most twice a second, and at its end."""
+
+    path: Path
+    given: dict[str, Any] = field(default_factory=dict)
+    _written_at: float = 0.0
+
+    def on_event(self, event: Mapping[str, Any]) -> None:
+        """Take an event of the run."""
+        kind = event.get("type")
+        logger.info("%s", {k: v for k, v in event.items() if k != "type"} | {"event": kind})
+        if kind == "stage":
+            self.given["stage"] = event["text"]
+        elif kind == "round":
+            self.given["round"] = event["round"]
+        elif kind == "evaluated":
+            known = self.given.setdefault("latest", {})
+            known[event["subtask"]] = {k: event[k] for k in ("metric", "value", "round")}
+        elif kind == "rejected":
+            rejected = self.given.setdefault("rejected", [])
+            rejected.append({k: event[k] for k in ("site", "subtask", "code", "detail") if event.get(k)})
+            del rejected[:-_KEPT_EVENTS]
+        self.write()
+
+    def on_site(self, site: str, work: Any) -> None:
+        """Take what a site is doing."""
+        self.given.setdefault("sites", {})[site] = asdict(work)
+        self.write()
+
+    def write(self, *, now: bool = False) -> None:
+        """Write the file, unless it was just written."""
+        if now or time.monotonic() > self._written_at + _WRITE_S:
+            self._written_at = time.monotonic()
+            write_aside(self.path, json.dumps({"at": time.time(), **self.given}))
+
+
+def status_path(kit: ServerKit, run: str) -> Path:
+    """Return where the status of a run is written."""
+    return kit.state / f"status-{run}.json"
+
+
+def work(given: dict[str, Any]) -> str:
+    """Carry the run out; return how it ended."""
+    from collab.settings import parse, parse_toml, read_text  # noqa: PLC0415  torch: a process's first second
+    from server.envelopes import Envelopes  # noqa: PLC0415
+    from server.errands import ErrandGrid  # noqa: PLC0415
+    from server.federation import Terms, federate  # noqa: PLC0415
+    from server.flwr_adapter import task_identity  # noqa: PLC0415
+    from server.flwr_adapter.runtime import GuardedGrid, Task  # noqa: PLC0415
+    from server.report import write_report  # noqa: PLC0415
+    from server.roster_link import RosterLink, parties  # noqa: PLC0415
+
+    kit, run = load_kit(Path(given["kit"])), str(given["run"])
+    orders, book = OrderBook(kit.orders), open_roster_book(kit)
+    path = orders.text_path(run)
+    collaboration = parse(parse_toml(read_text(path), str(path)), str(path), path.parent)
+    task = Task(*given["task"])
+    grid = GuardedGrid(given["address"], task, round(kit.config.max_reply_mib * 2**20))
+    status = Status(status_path(kit, run), {"rounds": collaboration.rounds, "lease": given["lease"]})
+    errands = ErrandGrid(
+        RosterLink(grid, book),
+        Envelopes(run, *parties(kit, book), lease=int(given["lease"])),
+        told=status.on_site,
+        is_stopped=lambda: orders.is_to_stop(run),
+    )
+    folder = kit.runs / run
+    caps = {s.name: s.max_examples for s in book.current.sites if s.max_examples is not None}
+    terms = Terms(run=run, folder=folder, clock="wall", engine="deployment", max_examples=caps)
+    try:
+        with task_identity(task.flower_run, task.node_id, task.task_id):
+            summary = federate(errands, collaboration, terms, status.on_event)
+    finally:
+        status.write(now=True)
+    write_report(summary, folder / "report.html")
+    return str(summary["ended"])
+
+
+def main() -> None:
+    """Work on the run that the supervisor names."""
+    be_quiet()
+    given, tell = inherit()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    for noisy in ("httpx", "flwr"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        ended = work(given)
+    except ConsiliumError as error:
+        logger.error("%s", error)  # noqa: TRY400  one line: what, where and what to do
+        tell({"why": str(error)[:500]})
+        sys.exit(3 if error.code == "stopped" else 2 if isinstance(error, UserError) else 1)
+    tell({"why": ended[:500]})
+
+
+if __name__ == "__main__":
+    main()
