@@ -43,11 +43,15 @@ def root(
 def main() -> None:
     """Run the command; an error is one line, exit code 2 for the user's input and 1 for a failed run."""
     be_quiet()
+    from clients import cli as site_commands
     from server import cli as server_commands
+    from server import operator_cli as operator_commands
     from simulations import cli as simulation_commands
 
     simulation_commands.register(app)
     server_commands.register(app)
+    operator_commands.register(app)
+    site_commands.register(app)
     debug = "--debug" in sys.argv[1:]
     logging.basicConfig(level=logging.DEBUG if debug else logging.ERROR, format="%(name)s: %(message)s")
     try:

@@ -1,0 +1,250 @@
+"""The site's first process: it starts Flower's SuperNode and the agent, and replaces what dies or falls silent."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Self
+
+import httpx
+
+from clients.inquiry import PROBE_BYTES, Found, ask
+from clients.kit import SiteKit, open_roster_book
+from protocol.bundle import bundle_digest, make_bundle, package_version
+from protocol.children import Child
+from protocol.errors import ConfigError, ConsiliumError, RosterError, UserError
+from protocol.keys import expiry_warning, load_certificate
+
+logger = logging.getLogger("consilium.site")
+
+_TURN_S = 0.1
+_READY_S = 120.0
+# A SuperNode calls at least each 25 s, whatever its site does: after this it counts as fallen silent.
+SILENT_S = 90.0
+# A node that was refused or cannot start is tried again after 1 s, 2 s, up to this.
+_LONGEST_PAUSE_S = 65.0
+_AHEAD_S = 4.0  # Flower refuses a clock that is 5 s ahead of the server's
+_WARN_EVERY_S = 6 * 3600.0
+
+
+@dataclass
+class SiteUp:
+    """Runs a site until it is told to end.
+
+    Args:
+        kit: the site's kit.
+        say: is told what a person at the terminal wants to know.
+        silent_s: after how many seconds without an answered call the SuperNode is started anew.
+    """
+
+    kit: SiteKit
+    say: Callable[[str], None] = lambda line: None
+    silent_s: float = SILENT_S
+    _ended: bool = False
+    _node: Child | None = None
+    _agent: Child | None = None
+    _starts: int = 0
+    _next_at: float = 0.0
+    _shown: str = ""
+    _warned_at: float = 0.0
+    _given: dict[str, Any] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; every child has ended when this returns.
+
+        Raises:
+            UserError: the kit cannot be used, or another process uses it.
+            RosterError: its roster is not its authority's.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._end)
+        open_roster_book(self.kit)
+        self.kit.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _Lock(self.kit), _loopback() as runtime:
+            self._given = {
+                "kit": str(self.kit.folder),
+                "runtime": "127.0.0.1:{}".format(runtime.getsockname()[1]),
+                "runtime_fd": runtime.fileno(),
+                "superexec": secrets.token_bytes(32).hex(),
+            }
+            try:
+                self._await_server()
+                while not self._ended:
+                    self._turn()
+                    time.sleep(_TURN_S)
+            finally:
+                self._stop()
+
+    def _end(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  a signal handler's
+        self._ended = True
+
+    def _await_server(self) -> None:
+        """Ask the server who it is, until it answers; refuse to work with another release.
+
+        Raises:
+            UserError: it runs another release, or is another federation's.
+        """
+        pause_s = 1.0
+        while not self._ended:
+            try:
+                self._check(ask(self.kit, PROBE_BYTES))
+            except (httpx.HTTPError, OSError, ConsiliumError) as error:
+                if isinstance(error, UserError):
+                    raise
+                self._show(f"no answer from the server at {self.kit.address}: {why(error)}")
+                until = time.monotonic() + pause_s
+                while time.monotonic() < until and not self._ended:
+                    time.sleep(_TURN_S)
+                pause_s = min(pause_s * 2, 15.0)
+            else:
+                return
+
+    def _check(self, found: Found) -> None:
+        book, info = open_roster_book(self.kit), found.info
+        if info.federation != book.current.federation:
+            raise ConfigError(f"{self.kit.address}: is the server of '{info.federation}', not of this kit's")
+        ours = bundle_digest(make_bundle())
+        if info.bundle != ours:
+            raise ConfigError(
+                f"the server runs Consilium {info.version} ({info.bundle[:8]}), this site {package_version()} "
+                f"({ours[:8]}): install the same release on both"
+            )
+        if book.offer(info.roster.encode()):
+            self.say(f"took the roster of epoch {book.epoch()} from the server; the authority signed it")
+        if abs(found.ahead_s) > _AHEAD_S:
+            raise ConfigError(
+                f"this clock is {abs(found.ahead_s):.0f} s {'behind' if found.ahead_s > 0 else 'ahead of'} the "
+                "server's: set both by NTP"
+            )
+        speed = f", {found.mbit:.0f} Mbit/s down" if found.mbit else ""
+        self.say(f"the server {self.kit.address} answers: Consilium {info.version}, roster {info.epoch}{speed}")
+
+    def _turn(self) -> None:
+        """Look after the children once."""
+        self._warn()
+        if self._agent is not None and self._agent.code is not None:
+            logger.warning("the agent ended with %s; it and the SuperNode are started again", self._agent.code)
+            self._stop()
+        if self._node is not None and self._node.code is not None:
+            self._node_ended(self._node)
+        if self._node is None and time.monotonic() >= self._next_at:
+            self._start_node()
+        if self._agent is None and self._node is not None:
+            self._start_agent()
+        if self._node is not None:
+            self._watch(self._node)
+
+    def _start_node(self) -> None:
+        self._starts += 1
+        fds = [self._given["runtime_fd"]]
+        self._node = Child("supernode", "clients.node", self._given, self.kit.logs, fds=fds)
+
+    def _start_agent(self) -> None:
+        given = {key: self._given[key] for key in ("kit", "runtime", "superexec")}
+        self._agent = Child("agent", "clients.agent", given, self.kit.logs)
+
+    def _node_ended(self, node: Child) -> None:
+        """Start a SuperNode again: at once if it had worked, later and later if it is refused."""
+        worked = "node" in node.heard
+        refused = node.heard.get("refused")
+        if refused:
+            self._show(f"the server refuses this site ({_REFUSALS.get(refused, refused)})")
+        else:
+            logger.warning("the SuperNode ended with %s; it is started again", node.code)
+        self._starts = 1 if worked and not refused else self._starts
+        pause_s = 0.0 if worked and not refused else min(2.0 ** (self._starts - 1), _LONGEST_PAUSE_S)
+        self._next_at = time.monotonic() + pause_s
+        node.end()
+        self._node = None
+
+    def _watch(self, node: Child) -> None:
+        """Show the state of the connection, and start a SuperNode anew whose calls have stopped."""
+        if "node" in node.heard and "pulse" in node.heard:
+            self._show("connected; waiting for work")
+        quiet_s = time.monotonic() - node.heard_at
+        if quiet_s < self.silent_s:
+            return
+        try:
+            ask(self.kit)
+        except (httpx.HTTPError, OSError, ConsiliumError) as error:
+            self._show(f"no answer from the server: {why(error)}")
+            node.heard_at = time.monotonic()
+            return
+        logger.warning("the SuperNode has been silent for %.0f s and is started again", quiet_s)
+        node.process.kill()
+
+    def _stop(self) -> None:
+        """End both children: the agent first, so that it takes no message that it cannot answer."""
+        for child in (self._agent, self._node):
+            if child is not None:
+                child.end(5.0)
+        self._agent = self._node = None
+
+    def _warn(self) -> None:
+        if time.monotonic() < self._warned_at:
+            return
+        self._warned_at = time.monotonic() + _WARN_EVERY_S
+        if said := expiry_warning(load_certificate(self.kit.certificate), time.time()):
+            self.say(f"warning: {said}")
+
+    def _show(self, line: str) -> None:
+        if line != self._shown:
+            self._shown = line
+            self.say(line)
+
+
+_REFUSALS = {
+    401: "401: its node key or its clock",
+    403: "403: its certificate or the roster; ask for a new kit",
+    404: "404: it asked for what sites may not",
+    413: "413: a message that was too large",
+}
+
+
+def why(error: BaseException) -> str:
+    """Return in a few words why the server did not answer."""
+    if isinstance(error, httpx.HTTPStatusError):
+        code = error.response.status_code
+        return "it refuses this site: " + _REFUSALS.get(code, str(code))
+    if isinstance(error, httpx.TimeoutException):
+        return "it took too long"
+    if isinstance(error, RosterError | ConsiliumError):
+        return str(error)
+    text = str(error)
+    if "certificate" in text.lower() or "ssl" in text.lower():
+        return f"the certificates do not fit together ({text[:120]})"
+    return text[:120] or type(error).__name__
+
+
+class _Lock:
+    """One process for a kit."""
+
+    def __init__(self, kit: SiteKit) -> None:
+        self._path = kit.state / "lock"
+
+    def __enter__(self) -> Self:
+        self._file = self._path.open("w", encoding="utf-8")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise ConfigError(f"{self._path.parent.parent}: another process uses this kit already") from None
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+def _loopback() -> socket.socket:
+    """Return a socket that listens on a free port of loopback; restarted SuperNodes inherit it."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    sock.listen(64)
+    return sock

@@ -1,0 +1,29 @@
+"""A collaboration's file, looked through before it is handed to the server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from collab.settings import parse, parse_toml, read_text
+from protocol.errors import ConfigError
+from server.federation import to_toml
+
+
+def prepared(path: Path) -> tuple[str, str]:
+    """Return the text to submit, with the paths of data on the server made absolute, and the collaboration's name.
+
+    Raises:
+        ConfigError: a key or value is wrong, or it is a scenario, whose sites are simulated.
+    """
+    found = parse(parse_toml(read_text(path), str(path)), str(path), path.parent)
+    if found.is_scenario:
+        raise ConfigError(
+            f"{path}: [sites] and [fleet] are for simulations (consilium simulate); leave them out for real "
+            "sites, and say how many with [coordination] sites"
+        )
+    base = path.parent.resolve()
+    data = {
+        name: config.with_paths(lambda p: str(base / p) if (base / p).exists() else p)
+        for name, config in found.data.items()
+    }
+    return to_toml(found.model_copy(update={"data": data})), found.name
