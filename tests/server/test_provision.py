@@ -314,7 +314,7 @@ def test_a_run_that_is_cut_off_does_no_harm(
 ) -> None:
     """Wherever it stops, no kit is newer than what the next run knows, and the next run gives whole kits."""
     kits(tmp_path)
-    for stop in (0, 1, 2, 5, 11, 17):
+    for stop in (0, 1, 5, 17):
         target = Path if call == "replace" else staging
         real, left = getattr(target, call), [stop]
 
