@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -79,12 +80,10 @@ def sync_folder(path: Path) -> None:
 
 def _read(path: Path, max_bytes: int, *, private: bool) -> bytes:
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_NOFOLLOW if private else 0)
-    if private and path.is_symlink():
-        raise UserError(f"{path}: is a symbolic link; a secret must be a file of its own")
     try:
         descriptor = os.open(path, flags)
-        with os.fdopen(descriptor, "rb") as file:
-            state = os.fstat(file.fileno())
+        try:
+            state = os.fstat(descriptor)
             if not stat.S_ISREG(state.st_mode):
                 raise UserError(f"{path}: is no regular file")
             if private and state.st_mode & _SHARED:
@@ -92,8 +91,13 @@ def _read(path: Path, max_bytes: int, *, private: bool) -> bytes:
                 raise UserError(
                     f"{path}: others can read or write it (mode {mode:03o}); do: chmod 600 {path}"
                 )
-            data = file.read(max_bytes + 1)
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                data = file.read(max_bytes + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UserError(f"{path}: is a symbolic link; a secret must be a file of its own") from None
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if len(data) > max_bytes:
         raise UserError(f"{path}: more than {max_bytes} bytes; it is not what it should be")

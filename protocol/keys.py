@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
+import secrets
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +23,8 @@ from protocol.files import read_bounded, read_private
 
 MAX_PEM_BYTES = 64 * 1024
 _DAY_S = 86_400
+_STRETCHED = b"consilium-scrypt-1"  # the label stands for the cost below
+_SCRYPT_N = 2**17
 _WARN_DAYS: Final = (1, 7, 21)
 
 
@@ -30,7 +34,7 @@ def load_signing_key(path: Path) -> ed25519.Ed25519PrivateKey:
     Raises:
         UserError: the file is missing, too long, a link, readable or writable by others, or no such key.
     """
-    key = _load(path, None)
+    key = _load(path)
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise UserError(f"{path}: is not an Ed25519 key")
     return key
@@ -38,17 +42,33 @@ def load_signing_key(path: Path) -> ed25519.Ed25519PrivateKey:
 
 def load_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Return the P-384 key of Flower's node authentication (``node.key``); raises as ``load_signing_key``."""
-    return _on_curve(_load(path, None), ec.SECP384R1, path)
+    return _on_curve(_load(path), ec.SECP384R1, path)
 
 
 def load_tls_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Return the P-256 key of a TLS certificate (``tls.key``); raises as ``load_signing_key``."""
-    return _on_curve(_load(path, None), ec.SECP256R1, path)
+    return _on_curve(_load(path), ec.SECP256R1, path)
 
 
 def load_authority_key(path: Path, passphrase: bytes) -> ec.EllipticCurvePrivateKey:
     """Return the authority's P-384 key; raises as ``load_signing_key``, also for a wrong passphrase."""
-    return _on_curve(_load(path, passphrase), ec.SECP384R1, path)
+    first, _, pem = read_private(path, MAX_PEM_BYTES).partition(b"\n")
+    label, _, salt = first.partition(b" ")
+    if label != _STRETCHED or not re.fullmatch(rb"[0-9a-f]{64}", salt):
+        raise UserError(f"{path}: is not the key of an authority that was made here")
+    return _on_curve(_parse(pem, _stretch(passphrase, salt), path), ec.SECP384R1, path)
+
+
+def lock_authority_key(key: ec.EllipticCurvePrivateKey, passphrase: bytes) -> bytes:
+    """Return the file of the authority's key: a line with a salt, and PKCS #8 in PEM under the passphrase.
+
+    The passphrase is stretched with scrypt (RFC 7914; 128 MiB, half a second): PKCS #8 as OpenSSL writes it
+    does 2,048 rounds of PBKDF2, which a graphics card tries by the million.
+    """
+    salt = secrets.token_hex(32).encode()
+    secret = serialization.BestAvailableEncryption(_stretch(passphrase, salt))
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret)
+    return _STRETCHED + b" " + salt + b"\n" + pem
 
 
 def load_certificate(path: Path) -> x509.Certificate:
@@ -118,15 +138,21 @@ def expiry_warning(certificate: x509.Certificate, now: float) -> str | None:
     return f"{how}the certificate expires in {left} day{'s' * (left > 1)}, on {until}: {renew}"
 
 
-def _load(path: Path, passphrase: bytes | None) -> object:
-    data = read_private(path, MAX_PEM_BYTES)
+def _load(path: Path) -> object:
+    return _parse(read_private(path, MAX_PEM_BYTES), None, path)
+
+
+def _parse(pem: bytes, secret: bytes | None, path: Path) -> object:
     try:
-        return serialization.load_pem_private_key(data, passphrase)
+        return serialization.load_pem_private_key(pem, secret)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        wrong = "is not a private key in PEM, or " + (
-            "encrypted" if passphrase is None else "not of this passphrase"
-        )
-        raise UserError(f"{path}: {wrong}") from None
+        else_ = "is encrypted" if secret is None else "the passphrase is wrong"
+        raise UserError(f"{path}: is not a private key in PEM, or {else_}") from None
+
+
+def _stretch(passphrase: bytes, salt: bytes) -> bytes:
+    stretched = hashlib.scrypt(passphrase, salt=salt, n=_SCRYPT_N, r=8, p=1, maxmem=2**28, dklen=32)
+    return stretched.hex().encode()
 
 
 def _on_curve(key: object, curve: type[ec.EllipticCurve], path: Path) -> ec.EllipticCurvePrivateKey:

@@ -7,6 +7,7 @@ and believes the roster of the highest epoch that the authority has signed.
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 from collections.abc import Iterable
 from typing import Annotated, Literal
@@ -167,9 +168,9 @@ def sign_roster(roster: Roster, authority: ec.EllipticCurvePrivateKey) -> bytes:
         RosterError: it would be larger than anybody reads.
     """
     text = roster.model_dump_json()
-    signature = authority.sign(_ROSTER_DOMAIN + text.encode(), ec.ECDSA(hashes.SHA384()))
-    signed = _Signed(format="consilium-roster/1", roster=text, signature=signature.hex())
-    data = signed.model_dump_json(indent=1).encode() + b"\n"
+    signature = authority.sign(_ROSTER_DOMAIN + text.encode(), ec.ECDSA(hashes.SHA384())).hex()
+    signed = {"format": "consilium-roster/1", "roster": text, "signature": signature}
+    data = json.dumps(signed, indent=1).encode() + b"\n"
     if len(data) > MAX_ROSTER_BYTES:
         raise RosterError(f"roster would have {len(data)} bytes, at most {MAX_ROSTER_BYTES} are read")
     return data

@@ -16,7 +16,14 @@ from cryptography.hazmat.primitives import serialization
 from collab import plugins
 from protocol.errors import ConfigError, RosterError, RunError, UserError
 from protocol.files import read_bounded, read_private
-from protocol.keys import MAX_PEM_BYTES, fingerprint, load_authority_key, load_certificate, spki_digest
+from protocol.keys import (
+    MAX_PEM_BYTES,
+    fingerprint,
+    load_authority_key,
+    load_certificate,
+    lock_authority_key,
+    spki_digest,
+)
 from protocol.roster import MAX_ROSTER_BYTES, SERVER, Roster, SiteEntry, open_roster, sign_roster
 from server import kits
 from server.certificates import Authority, new_authority, server_certificate, site_certificate
@@ -94,7 +101,7 @@ def provision(
         now: Unix time in seconds.
 
     Raises:
-        UserError: the folder is not what an earlier run left, or the passphrase is wrong; nothing has changed.
+        UserError: the folder is not what an earlier run left, or the passphrase is wrong.
         RunError: a file cannot be written; the next run finishes or undoes this one.
     """
     try:
@@ -155,14 +162,11 @@ def _authority(
     if folder.exists() or any(out.glob(f"*/{_ROSTER}")):
         raise UserError(f"{folder / _KEY}: is missing; put the authority's folder back, or give a new folder")
     authority = new_authority(federation.name, now)
-    secret = serialization.BestAvailableEncryption(passphrase(True))
-    form = serialization.PrivateFormat.PKCS8
-    pem = authority.key.private_bytes(serialization.Encoding.PEM, form, secret)
-    return authority, {f"{AUTHORITY}/{_KEY}": pem}
+    return authority, {f"{AUTHORITY}/{_KEY}": lock_authority_key(authority.key, passphrase(True))}
 
 
 def _last_roster(out: Path, authority: Authority) -> Roster:
-    """Return the roster of the highest epoch in any folder: the authority's may be an older copy, put back."""
+    """Return the roster of the highest epoch in any folder: the authority's may be an old copy."""
     found = []
     for path in [out / _LAST, *sorted(set(out.glob(f"*/{_ROSTER}")) - {out / _LAST})]:
         try:
@@ -253,7 +257,7 @@ def _notes(gone: Sequence[str], last: Roster | None, roster: Roster, out: Path) 
     notes = [f"{name} is revoked: {out / name} is left as it is, no party accepts its keys" for name in gone]
     if last and (last.hosts, last.port) != (roster.hosts, roster.port):
         notes.append(
-            "the server's hosts or port have changed: change [server] in each site.toml, and server.toml"
+            "the server's hosts or port have changed: see to [server] in each site.toml, and to server.toml"
         )
     return tuple(notes)
 

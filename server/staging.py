@@ -1,7 +1,7 @@
 """Many files put in place as one: built aside, then moved; a run that was cut off is finished by the next.
 
-``FOLDER/.building`` is being written and counts for nothing. Renamed to ``FOLDER/.ready`` it is whole, and its
-files are moved to their places, those that count last last.
+``FOLDER/.building`` is being written and counts for nothing. Renamed to ``FOLDER/.ready`` it is whole, and
+its files are moved to their places, those that count last last.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ def locked(folder: Path) -> Iterator[None]:
         folder.chmod(FOLDER_MODE)
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another process is writing there; wait for it") from None
         yield
-    except BlockingIOError:
-        raise UserError(f"{folder}: another process is writing there; wait for it") from None
     finally:
         os.close(descriptor)
 
