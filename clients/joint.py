@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from clients import egress
-from clients.custody import SiteRows
+from clients.reading import SiteRows
 from clients.work import Desk, Reply, batches_of, contribution
 from collab.data.content import fingerprints
 from collab.data.examples import concatenate

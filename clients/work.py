@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from clients import egress
-from clients.custody import SiteRows
+from clients.reading import SiteRows
 from clients.site import Site
 from clients.state import SiteState
 from collab.collaboration import named_kind
