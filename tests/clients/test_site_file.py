@@ -14,13 +14,7 @@ from clients.site_file import SiteConfig, load
 from protocol.errors import ConfigError
 
 DATA = {"risk": {"format": "csv", "path": "rows.csv", "target": "y"}}
-TORCH_FREE = (
-    "clients.site_file",
-    "clients.egress",
-    "clients.counters",
-    "collab.progress",
-    "protocol.records",
-)
+TORCH_FREE = "clients.site_file, clients.egress, clients.counters, collab.progress, protocol.records"
 
 
 def _load(folder: Path, **tables: Any) -> SiteConfig:
