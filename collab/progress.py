@@ -21,4 +21,5 @@ def nothing(done: float) -> None:
 
 def within(tick: Tick, start: float, stop: float) -> Tick:
     """Return the tick of a part of the work, which begins at ``start`` of the whole and ends at ``stop``."""
-    return lambda done: tick(start + (stop - start) * done)
+    # Rounding must not carry it beyond the end.
+    return lambda done: tick(min(stop, start + (stop - start) * done))

@@ -9,6 +9,7 @@
     + MessageError       a message is not what its type allows
     + ArraysError        names, shapes, dtypes or finiteness of arrays
     + UpstreamError      the models of the subtasks that this one comes after are not here
+  x Cancelled            the work was stopped because nobody wants it any more
   x RunError             the run itself cannot go on; the command exits with 1
 
 Every message is one line that says what, where and what to do. None holds a value of
@@ -70,6 +71,12 @@ class UpstreamError(ProtocolError):
     """The models of the subtasks that this one comes after are not here."""
 
     code = "upstream"
+
+
+class Cancelled(ConsiliumError):  # noqa: N818 - an order, and nobody's error
+    """The work was stopped between two batches: nobody wants its result any more."""
+
+    code = "cancelled"
 
 
 class RunError(ConsiliumError):
