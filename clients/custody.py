@@ -1,4 +1,4 @@
-"""Custody of a site's rows: the only file of a site that opens private data.
+"""Custody of a site's rows: which rows a subtask gets, and which it is refused.
 
 Nothing here leaves the site but statistics and shapes. What it returns has a repr without values.
 """
@@ -13,29 +13,21 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.reading import ANEW, Keeper, Reading, SiteRows, split_rows
 from collab.collaboration import Collaboration, named_kind
 from collab.data.config import DataConfig
 from collab.data.examples import Examples
-from collab.data.formats import load_public
 from collab.data.locate import locate
-from collab.data.splits import split
 from collab.data.targets import class_mask
 from collab.decomposition.dag import conflicts
 from collab.decomposition.families import unlike
 from collab.decomposition.view import inputs_of, rows_of
 from collab.plugins import unknown
-from collab.scenario import inputs_wanted, public_set, scenario_data, site_file
+from collab.scenario import inputs_wanted, public_set, scenario_data
 from protocol.errors import ConfigError, DataError
 from protocol.messages import Subtask
 
-
-@dataclass(frozen=True)
-class SiteRows:
-    """The three splits of one subtask at one site, before preprocessing."""
-
-    train: Examples
-    validation: Examples
-    test: Examples
+__all__ = ["Custody", "DeploymentCustody", "ScenarioCustody", "SiteRows"]
 
 
 class Custody(Protocol):
@@ -92,8 +84,14 @@ class ScenarioCustody:
             raise DataError(f"subtask '{subtask.name}': site '{self.site}' has no data for it")
         name = str(self.collaboration.subtasks[subtask.name].data)
         seed = self.collaboration.seed
-        config = self.collaboration.data[name]
-        return _split(data.by_site[self.site], config, (seed, name, self.site), subtask.family)
+        reading = Reading(
+            config=self.collaboration.data[name],
+            inputs=named_kind(subtask.kind).inputs,
+            base=Path(),
+            drawn_from=(seed, name, self.site),
+            family=subtask.family,
+        )
+        return split_rows(data.by_site[self.site], reading)
 
     def public(self, subtask: Subtask) -> Examples:
         """Return the rows that were held out of the data before it was dealt out."""
@@ -117,10 +115,14 @@ class DeploymentCustody:
     data: Mapping[str, DataConfig]
     base: Path
     site: str
+    keeper: Keeper = ANEW
 
     def rows(self, subtask: Subtask) -> SiteRows:
         """Return all rows of the site's own file, split; of a part, its view of the whole's file."""
-        return _viewed(self.whole(subtask), subtask)
+        whole = self.whole(subtask)
+        if subtask.part is None:
+            return whole
+        return self.keeper.derived(whole, ("view", subtask.part), lambda: _viewed(whole, subtask))
 
     def whole(self, subtask: Subtask) -> SiteRows:
         """Return all rows of the site's own file, split; a part's file is its whole's."""
@@ -129,17 +131,26 @@ class DeploymentCustody:
         for above in sorted(named & self.data.keys()):
             for why in conflicts(self._located(_block(subtask)), self._located(above)):
                 raise DataError(f"data '{_block(subtask)}' and '{above}' at site '{self.site}': {why}")
-        labels = subtask.labels if subtask.part is None else subtask.part.labels
         kind = named_kind(subtask.kind)
-        inputs = inputs_wanted(config, kind, subtask.part)
-        examples = site_file(config, kind.output, inputs, labels, self.base)
-        return _split(examples, config, (subtask.seed, subtask.data, self.site), subtask.family)
+        reading = Reading(
+            config=config,
+            inputs=inputs_wanted(config, kind, subtask.part),
+            base=self.base,
+            output=kind.output,
+            labels=subtask.labels if subtask.part is None else subtask.part.labels,
+            drawn_from=(subtask.seed, subtask.data, self.site),
+            family=subtask.family,
+        )
+        return self.keeper.rows(reading)
 
     def public(self, subtask: Subtask) -> Examples:
         """Return the public set, from the block ``[data.SUBTASK-public]`` of ``site.toml``."""
         config = self._config(f"{_block(subtask)}-public")
-        rows = load_public(config, inputs_wanted(config, named_kind(subtask.kind), subtask.part), self.base)
-        return rows if subtask.part is None else inputs_of(rows, subtask.part).examples
+        inputs, part = inputs_wanted(config, named_kind(subtask.kind), subtask.part), subtask.part
+        rows = self.keeper.public(Reading(config, inputs, self.base))
+        if part is None:
+            return rows
+        return self.keeper.derived(rows, ("view", part), lambda: inputs_of(rows, part).examples)
 
     def speaks(self, subtask: Subtask) -> NDArray[np.bool_]:
         """Return the mask that the site's own data block makes."""
@@ -165,18 +176,6 @@ class DeploymentCustody:
         if name not in self.data:
             raise DataError(unknown(f"data '{name}' at site '{self.site}'", name, self.data))
         return self.data[name]
-
-
-def _split(
-    examples: Examples, config: DataConfig, drawn_from: tuple[int, str, str], family: str | None
-) -> SiteRows:
-    seed, data_name, site = drawn_from
-    parts = split(examples, config.split, seed=seed, data_name=data_name, site=site, family=family)
-    return SiteRows(
-        train=examples.take(parts.train),
-        validation=examples.take(parts.validation),
-        test=examples.take(parts.test),
-    )
 
 
 def _viewed(rows: SiteRows, subtask: Subtask) -> SiteRows:

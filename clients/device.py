@@ -25,11 +25,21 @@ def choose(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def gpu_memory_mib(device: torch.device) -> float:
-    """Return the memory of the GPU in MiB, 0 for a CPU."""
+def gpu_memory_mib(device: torch.device, share: float | None = None) -> float:
+    """Return what may be used of the GPU's memory in MiB: ``share`` of it, or all; 0 for a CPU."""
     if device.type != "cuda":
         return 0.0
-    return float(torch.cuda.get_device_properties(device).total_memory) / 2**20
+    total = float(torch.cuda.get_device_properties(device).total_memory) / 2**20
+    return total if share is None else total * share
+
+
+def bound_memory(device: torch.device, share: float | None) -> None:
+    """Let this process use no more than ``share`` (0, 1] of the GPU's memory; a CPU has no such bound.
+
+    What goes beyond it fails as if the GPU were full, and leaves the rest to whoever else computes there.
+    """
+    if device.type == "cuda" and share is not None:
+        torch.cuda.set_per_process_memory_fraction(share, device.index)
 
 
 def measure_speed(device: torch.device) -> float:

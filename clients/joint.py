@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from clients import egress
-from clients.custody import SiteRows
+from clients.reading import SiteRows
 from clients.work import Desk, Reply, batches_of, contribution
 from collab.data.content import fingerprints
 from collab.data.examples import concatenate
@@ -114,14 +114,14 @@ def _rows(desks: list[Desk], raw: Mapping[str, SiteRows]) -> dict[str, Rows]:
 
 def _train(leading: Desk, assignment: Assignment, joint: Joint, model: SharedEncoder, rows: Rows) -> _Done:
     spec: TrainSpec = leading.subtask.train.shortened(joint.budget, len(rows))
-    rng = batches_of(leading, assignment)
+    rng, tick = batches_of(leading, assignment), leading.tick
     if joint.every is None:
-        return _Done(train_counted(model, rows, joint_kind(model.parts), spec, rng))
+        return _Done(train_counted(model, rows, joint_kind(model.parts), spec, rng, tick=tick))
     if not leading.site.egress.affinities:
-        done = train_counted(model, rows, joint_kind(model.parts), spec, rng)
+        done = train_counted(model, rows, joint_kind(model.parts), spec, rng, tick=tick)
         return _Done(done, 0, egress.no_affinities(len(model.parts)))
     name, site = leading.subtask.name, leading.site.name
     look = generator(leading.subtask.seed, assignment.round, name, site, "look")
-    found = train_measured(model, rows, spec, Lookahead(every=joint.every), rng, look)
+    found = train_measured(model, rows, spec, Lookahead(every=joint.every), rng, look, tick=tick)
     sums = egress.affinities(found.sums, len(model.parts))
     return _Done(Trained(found.processed, found.steps), found.looked, sums)

@@ -32,7 +32,8 @@ def train_prototypes(desk: Desk, assignment: Assignment, arrays: Arrays) -> tupl
         known_C = arrays["known"].astype(np.float64)
         attract = attraction((arrays["prototypes"], known_C), spec.strength, desk.site.device)
     rng = batches_of(desk, assignment)
-    trained = train_counted(module, rows, desk.kind, desk.subtask.train, rng, attract=attract)
+    train_spec, tick = desk.subtask.train, desk.tick
+    trained = train_counted(module, rows, desk.kind, train_spec, rng, attract=attract, tick=tick)
     desk.state.put(desk.subtask.name, assignment.model, to_arrays(module))
     means_CD, _ = prototypes(module, rows, classes, spec.dim)
     means_CD[class_counts(desk, raw) < LEAST_ROWS] = 0.0

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
 
-from clients import device
+from clients import device, site_file
 from clients.custody import Custody, DeploymentCustody, ScenarioCustody
+from clients.reading import ANEW, Keeper
+from clients.site_file import SiteConfig
 from collab.collaboration import Collaboration
-from collab.data.config import DataConfig
-from collab.settings import from_run_config, parse_toml, read_text, validate
-from collab.terms import EgressTerms, Positive
-from protocol.bounds import Frozen, Name
+from collab.settings import from_run_config
+from collab.terms import EgressTerms
 from protocol.errors import ConfigError
 from protocol.messages import Capability
 
@@ -25,34 +23,16 @@ PARTITION_KEY = "partition-id"
 SITE_KEY = "site"
 
 
-class Limits(Frozen):
-    """What a site's machine may be used for; what is left out is measured."""
-
-    memory_mib: Positive | None = None
-    examples_per_s: Positive | None = None
-    bandwidth_mbit: Positive = 100
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-
-
-class SiteConfig(Frozen):
-    """The file ``site.toml``."""
-
-    name: Name
-    data: Annotated[dict[Name, DataConfig], Field(min_length=1, max_length=1000)]
-    limits: Limits = Limits()
-    egress: EgressTerms = EgressTerms(models=False, label_histogram="rounded")
-    price: float = Field(1.0, ge=0, le=1e12)
-
-
 @dataclass(frozen=True)
 class Site:
-    """A party as its own code sees it."""
+    """A party as its own code sees it; ``keeper`` has what is made of its rows."""
 
     name: str
     egress: EgressTerms
     device: torch.device
     capability: Capability
     custody: Custody
+    keeper: Keeper = ANEW
 
 
 def from_context(node_config: Mapping[str, object], run_config: Mapping[str, object], root: Path) -> Site:
@@ -80,21 +60,38 @@ def from_context(node_config: Mapping[str, object], run_config: Mapping[str, obj
 
 def from_file(path: Path) -> Site:
     """Return the site that ``site.toml`` describes; what it does not state is measured."""
-    config = validate(SiteConfig, parse_toml(read_text(path), str(path)), str(path))
-    chosen = device.choose(config.limits.device)
-    custody = DeploymentCustody(config.data, path.parent, config.name)
+    return from_config(site_file.load(path), path.parent)
+
+
+def from_config(
+    config: SiteConfig,
+    base: Path,
+    keeper: Keeper = ANEW,
+    measure_speed: Callable[[torch.device], float] = device.measure_speed,
+) -> Site:
+    """Return the site that ``config`` describes; what it does not state is measured.
+
+    Args:
+        config: what ``site.toml`` says.
+        base: the folder that relative paths of data start from.
+        keeper: where rows come from.
+        measure_speed: is asked for the speed of the device if ``config`` does not state it.
+    """
     limits = config.limits
+    chosen = device.choose(limits.device)
+    device.bound_memory(chosen, limits.gpu_memory_share)
     return Site(
         name=config.name,
         egress=config.egress,
         device=chosen,
-        custody=custody,
+        custody=DeploymentCustody(config.data, base, config.name, keeper),
+        keeper=keeper,
         capability=Capability(
             site=config.name,
-            memory_mib=limits.memory_mib or _memory_mib(),
+            memory_mib=limits.memory_mib or memory_mib(),
             gpu=chosen.type == "cuda",
-            gpu_memory_mib=device.gpu_memory_mib(chosen),
-            examples_per_s=limits.examples_per_s or device.measure_speed(chosen),
+            gpu_memory_mib=device.gpu_memory_mib(chosen, limits.gpu_memory_share),
+            examples_per_s=limits.examples_per_s or measure_speed(chosen),
             bandwidth_mbit=limits.bandwidth_mbit,
             price=config.price,
             shares_models=config.egress.models,
@@ -127,5 +124,6 @@ def from_scenario(collaboration: Collaboration, name: str) -> Site:
     )
 
 
-def _memory_mib() -> float:
+def memory_mib() -> float:
+    """Return the memory of this machine in MiB."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20

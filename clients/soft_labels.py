@@ -24,7 +24,8 @@ def train_soft_labels(desk: Desk, assignment: Assignment) -> tuple[Contribution,
     raw = desk.raw()
     rows = desk.rows(raw.train)
     module = desk.current(assignment.model)
-    trained = train_counted(module, rows, desk.kind, desk.subtask.train, batches_of(desk, assignment))
+    rng = batches_of(desk, assignment)
+    trained = train_counted(module, rows, desk.kind, desk.subtask.train, rng, tick=desk.tick)
     desk.state.put(desk.subtask.name, assignment.model, to_arrays(module))
     desk.state.forget(desk.subtask.name, "digested")
     public = desk.public()
@@ -52,7 +53,7 @@ def digest(desk: Desk, model: str, round_: int, arrays: Arrays) -> int:
     check_soft_labels(soft_labels_NC, len(public), classes, allow_silent=True)
     module = desk.current(model)
     rng = generator(desk.subtask.seed, round_, desk.subtask.name, desk.site.name, "digest")
-    processed = distil(module, public, soft_labels_NC, rng, desk.subtask.digest)
+    processed = distil(module, public, soft_labels_NC, rng, desk.subtask.digest, tick=desk.tick)
     desk.state.put(desk.subtask.name, model, to_arrays(module), role="digested")
     return processed
 

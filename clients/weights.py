@@ -13,6 +13,7 @@ from clients.work import Desk, Reply, batches_of, contribution
 from collab import ridge_head
 from collab.models.contract import to_arrays
 from collab.personal import train_ditto, train_fedrep
+from collab.progress import within
 from collab.rng import generator
 from collab.scaffold import scaffold_step
 from collab.training import Rows, Trained, train_counted
@@ -48,16 +49,18 @@ def _train(
 ) -> tuple[Trained, Reply]:
     """Train ``module`` in place; return what it took, and what is given beside its arrays."""
     spec, rng, personal = desk.subtask.train, batches_of(desk, assignment), desk.subtask.personal
+    twice = personal is not None and personal.rule == "ditto"
+    tick = within(desk.tick, 0.0, 0.5) if twice else desk.tick
     if "control" in desk.subtask.asks:
         control = {n.removeprefix(CONTROL): a for n, a in arrays.items() if n.startswith(CONTROL)}
         kept = desk.state.get(desk.subtask.name, _CONTROL)
         own = kept.arrays if kept and kept.model == assignment.model else None
-        done = scaffold_step(module, rows, desk.kind, spec, rng, control, own)
+        done = scaffold_step(module, rows, desk.kind, spec, rng, control, own, tick=tick)
         desk.state.put(desk.subtask.name, assignment.model, done.control, role=_CONTROL)
         return done.trained, {CONTROL + name: change for name, change in done.change.items()}
     if personal is not None and personal.rule == "fedrep":
-        return train_fedrep(module, rows, desk.kind, spec, rng, personal.head_epochs), {}
-    return train_counted(module, rows, desk.kind, spec, rng), {}
+        return train_fedrep(module, rows, desk.kind, spec, rng, personal.head_epochs, tick=tick), {}
+    return train_counted(module, rows, desk.kind, spec, rng, tick=tick), {}
 
 
 def _keep(
@@ -73,7 +76,8 @@ def _keep(
     own = desk.model(assignment.model, start)
     name, site = desk.subtask.name, desk.site.name
     rng = generator(desk.subtask.seed, assignment.round, name, site, "ditto")
-    second = train_ditto(own, received, rows, desk.kind, desk.subtask.train, rng, personal.strength)
+    spec, half = desk.subtask.train, within(desk.tick, 0.5, 1.0)
+    second = train_ditto(own, received, rows, desk.kind, spec, rng, personal.strength, tick=half)
     desk.state.put(name, assignment.model, to_arrays(own))
     return Trained(trained.processed + second.processed, trained.steps)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, Unpack
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 
+from collab.progress import Watched, nothing
 from protocol.errors import ArraysError, RunError
 from protocol.messages import DigestSpec
 
@@ -127,6 +128,7 @@ def distil(
     teacher_NC: NDArray[np.floating],
     rng: np.random.Generator,
     spec: DigestSpec,
+    **watched: Unpack[Watched],
 ) -> int:
     """Train ``model`` in place (Adam) to give the teacher's soft labels; return the examples processed.
 
@@ -139,14 +141,16 @@ def distil(
         return 0
     target_NC = torch.as_tensor(np.array(teacher_NC, dtype=np.float32)).to(x.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=spec.lr, fused=True)
+    tick, per_epoch = watched.get("tick", nothing), math.ceil(len(x) / spec.batch_size)
     model.train()
-    for _ in range(spec.epochs):
-        for indices in np.array_split(rng.permutation(len(x)), math.ceil(len(x) / spec.batch_size)):
+    for epoch in range(spec.epochs):
+        for batch, indices in enumerate(np.array_split(rng.permutation(len(x)), per_epoch), 1):
             index = torch.as_tensor(indices, device=x.device)
             optimizer.zero_grad(set_to_none=True)
             lost = _lost(model(x[index]), target_NC[index], spec)
             lost.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            tick((epoch + batch / per_epoch) / spec.epochs)
     return spec.epochs * len(x)
 
 

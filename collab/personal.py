@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from torch import nn
 
 from collab.heads import head_names, norm_names, split
 from collab.kinds.contract import Kind
+from collab.progress import Watched, nothing, within
 from collab.training import Rows, Trained, outputs, train_counted
 from protocol.arrays import Arrays
 from protocol.errors import ArraysError, ConfigError
@@ -33,6 +34,8 @@ Keep = Literal["none", "head", "norm"]
 _METHODS: Final[Mapping[str, Keep]] = MappingProxyType(
     {"fedper": "head", "fedrep": "head", "fedbn": "norm", "ditto": "none"}
 )
+# Of the progress of FedRep: passes over features are cheap.
+_HEAD_SHARE: Final = 0.25
 _KEEPS: Final = frozenset({"none", "head", "norm"})
 
 
@@ -77,7 +80,13 @@ def overlay(global_arrays: Arrays, own: Arrays | None, names: frozenset[str]) ->
 
 
 def train_fedrep(
-    model: nn.Module, rows: Rows, kind: Kind, spec: TrainSpec, rng: np.random.Generator, head_epochs: int
+    model: nn.Module,
+    rows: Rows,
+    kind: Kind,
+    spec: TrainSpec,
+    rng: np.random.Generator,
+    head_epochs: int,
+    **watched: Unpack[Watched],
 ) -> Trained:
     """Train the head for ``head_epochs`` on the frozen body, then the body as ``spec`` says on that head.
 
@@ -95,9 +104,10 @@ def train_fedrep(
     # A frozen body gives the same features in every epoch: they are computed once.
     features = Rows(outputs(body, rows.x).to(rows.x.device), rows.y)
     alone = spec.model_copy(update={"local_epochs": head_epochs, "local_steps": None, "proximal_mu": 0.0})
-    first = train_counted(head, features, kind, alone, rng)
-    kept = head_names(model)
-    second = train_counted(model, rows, kind, spec, rng, only=lambda name: name not in kept)
+    tick, kept = watched.get("tick", nothing), head_names(model)
+    first = train_counted(head, features, kind, alone, rng, tick=within(tick, 0.0, _HEAD_SHARE))
+    rest = within(tick, _HEAD_SHARE, 1.0)
+    second = train_counted(model, rows, kind, spec, rng, only=lambda name: name not in kept, tick=rest)
     return Trained(-(-first.processed // 3) + second.processed, first.steps + second.steps)
 
 
@@ -120,6 +130,7 @@ def train_ditto(
     spec: TrainSpec,
     rng: np.random.Generator,
     lam: float,
+    **watched: Unpack[Watched],
 ) -> Trained:
     """Train the site's own model in place, pulled by λ (v − w) towards ``global_arrays``.
 
@@ -129,7 +140,7 @@ def train_ditto(
     """
     check_ditto(spec, lam)
     pulled = spec.model_copy(update={"proximal_mu": lam})
-    return train_counted(personal_model, rows, kind, pulled, rng, anchor=global_arrays)
+    return train_counted(personal_model, rows, kind, pulled, rng, anchor=global_arrays, **watched)
 
 
 def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:

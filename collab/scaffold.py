@@ -14,7 +14,7 @@ would fill it with something else, so they are refused.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from torch import nn
 
 from collab.kinds.contract import Kind
 from collab.models.contract import to_arrays
+from collab.progress import Watched
 from collab.training import Rows, Trained, train_counted
 from protocol.arrays import Arrays, check, spec_of
 from protocol.errors import ConfigError
@@ -62,6 +63,7 @@ def scaffold_step(
     rng: np.random.Generator,
     control: Arrays,
     own: Arrays | None,
+    **watched: Unpack[Watched],
 ) -> Scaffolded:
     """Train ``model`` in place from x to y, corrected by ``control`` − ``own``.
 
@@ -78,7 +80,7 @@ def scaffold_step(
     check(own, spec_of(control))
     start = to_arrays(model)
     correction = {name: c - own[name] for name, c in control.items()}
-    trained = train_counted(model, rows, kind, spec, rng, correction=correction)
+    trained = train_counted(model, rows, kind, spec, rng, correction=correction, **watched)
     drift = _mean_gradient(start, model, trained.steps * spec.lr)
     renewed = {
         name: (drift[name] - correction[name]).astype(c.dtype) if name in drift else own[name]

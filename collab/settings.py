@@ -2,54 +2,33 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
-
-from collab import plugins
 from collab.collaboration import Collaboration
 from collab.decomposition import expand as decomposing
 from collab.decomposition.affinity_terms import AffinityTerms, name_family
 from collab.decomposition.terms import LabelHierarchyTerms
 from collab.rng import generator
 from collab.terms import SiteProfile
+from collab.toml_file import MAX_FILE_BYTES, parse_toml, read_text, validate
 from protocol.errors import ConfigError
 
-MAX_FILE_BYTES = 2**20
+__all__ = [
+    "MAX_FILE_BYTES",
+    "expand_fleet",
+    "from_run_config",
+    "override",
+    "parse",
+    "parse_toml",
+    "read_text",
+    "validate",
+]
+
 _MAX_SIGMA = 3.0  # a site in a thousand is 10,000 times slower than the median
-
-M = TypeVar("M", bound=BaseModel)
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a small configuration file.
-
-    Raises:
-        ConfigError: it is missing, not text, or larger than a configuration can be.
-    """
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise ConfigError(f"{path}: more than {MAX_FILE_BYTES} bytes; a configuration is smaller")
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not UTF-8 text") from None
-
-
-def parse_toml(text: str, source: str) -> dict[str, Any]:
-    """Return the tables of ``text``; raise ``ConfigError`` with line and column if it is not TOML."""
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not valid TOML: {error}") from None
-    except RecursionError:
-        raise ConfigError(f"{source}: not valid TOML: nested too deeply") from None
 
 
 def parse(tables: Mapping[str, Any], source: str, base: Path | None = None) -> Collaboration:
@@ -110,17 +89,6 @@ def from_run_config(run_config: Mapping[str, object], root: Path) -> Collaborati
 def _parsed(text: str) -> Collaboration:
     # A pure function: every message of a simulation comes with the same text.
     return parse(parse_toml(text, "run config"), "run config")
-
-
-def validate(model: type[M], tables: Mapping[str, Any], source: str) -> M:
-    """Return ``tables`` as ``model``; raise ``ConfigError`` that names the key and suggests the nearest."""
-    try:
-        return model.model_validate(tables)
-    except ValidationError as error:
-        # A key with a slip of the pen is also missing under its right name: the slip explains both.
-        problems = sorted(error.errors(include_url=False), key=lambda p: p["type"] != "extra_forbidden")
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ConfigError(f"{source}: {_explain(model, dict(problems[0]))}{more}") from None
 
 
 def override(tables: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
@@ -184,39 +152,3 @@ def _copy(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: _copy(v) for k, v in value.items()}
     return [_copy(v) for v in value] if isinstance(value, list) else value
-
-
-def _explain(model: type[BaseModel], problem: dict[str, Any]) -> str:
-    # pydantic names the branch of a union, such as "literal['auto','none']"; no file holds such a key.
-    loc = [str(part) for part in problem["loc"] if "[" not in str(part)]
-    key = ".".join(part if part.isprintable() else ascii(part) for part in loc)
-    if problem["type"] == "extra_forbidden":
-        fields = _fields_at(model, loc[:-1])
-        return plugins.unknown(f"key '{key}'", loc[-1], fields) if fields else f"unknown key '{key}'"
-    if problem["type"] == "missing":
-        return f"key '{key}' is required"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    message = message.replace("valid tuple", "list")
-    message = re.sub(r"valid dictionary( or instance of \w+)?", "table", message)
-    found = problem.get("input")
-    shown = f", found {found!r:.60}" if isinstance(found, (str, int, float, bool)) else ""
-    return f"{key + ': ' if key else ''}{message}{shown}"
-
-
-def _fields_at(model: type[BaseModel], loc: Sequence[str]) -> list[str]:
-    """Return the field names that are allowed at ``loc``: models, dicts of models and unions are walked."""
-    current: Any = model
-    for part in loc:
-        found = _models_in(current)
-        if found and part in found[0].model_fields:
-            current = found[0].model_fields[part].annotation
-        elif found and part not in {m.__name__ for m in found}:
-            current = found[0]  # a key of a dict, or an index of a tuple
-    found = _models_in(current)
-    return list(found[0].model_fields) if found else []
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [m for arg in get_args(annotation) for m in _models_in(arg)]

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from collab.progress import Watched
 from protocol.arrays import Arrays
 from protocol.errors import ArraysError
 
@@ -24,8 +24,8 @@ Attract = Callable[[Tensor, Tensor], Tensor]
 Pairs = list[tuple[Tensor, Tensor]]
 
 
-class Extras(TypedDict, total=False):
-    """The options. What is left out costs nothing.
+class Extras(Watched, total=False):
+    """The options, beside ``tick``. What is left out costs nothing.
 
     Attributes:
         anchor: the parameters, by name, that ``spec.proximal_mu`` pulls towards; the start if left out.

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from collab.heads import split
 from collab.kinds.contract import Kind
 from collab.models.contract import to_arrays
+from collab.progress import Tick, Watched, nothing, within
 from collab.steering import Attract, Extras, Stepper, anchored, frozen, paired, still
 from protocol.errors import ConfigError
 from protocol.messages import TrainSpec
@@ -99,7 +100,7 @@ def train_counted(
         attract=extras.get("attract"),
     )
     with frozen(model, trained):
-        return _run(model, rows, kind, spec, rng, stepper)
+        return _run(model, rows, kind, spec, rng, stepper, extras.get("tick", nothing))
 
 
 def train_early_stopped(
@@ -111,6 +112,7 @@ def train_early_stopped(
     rng: np.random.Generator,
     *,
     epochs: int,
+    **watched: Unpack[Watched],
 ) -> dict[str, NDArray[Any]]:
     """Train ``epochs`` epochs and return the arrays of the moment with the least validation loss.
 
@@ -121,8 +123,9 @@ def train_early_stopped(
     stepper = Stepper(_optimizer(model.parameters(), one))
     judged = len(validation) > 0
     best, least = to_arrays(model), mean_loss(model, validation, kind) if judged else math.inf
-    for _ in range(epochs):
-        _run(model, rows, kind, one, rng, stepper)
+    tick = watched.get("tick", nothing)
+    for epoch in range(epochs):
+        _run(model, rows, kind, one, rng, stepper, within(tick, epoch / epochs, (epoch + 1) / epochs))
         loss = mean_loss(model, validation, kind) if judged else -math.inf
         if not judged or loss < least:
             best, least = to_arrays(model), loss
@@ -148,9 +151,16 @@ def predict(model: nn.Module, x: Tensor, kind: Kind) -> NDArray[np.float64]:
 
 
 def _run(
-    model: nn.Module, rows: Rows, kind: Kind, spec: TrainSpec, rng: np.random.Generator, stepper: Stepper
+    model: nn.Module,
+    rows: Rows,
+    kind: Kind,
+    spec: TrainSpec,
+    rng: np.random.Generator,
+    stepper: Stepper,
+    tick: Tick,
 ) -> Trained:
     processed = steps = 0
+    planned = spec.steps(len(rows))
     model.train()
     for layer in stepper.still:
         layer.training = False
@@ -162,6 +172,7 @@ def _run(
         stepper.step()
         processed += len(indices)
         steps += 1
+        tick(steps / planned)
     return Trained(processed, steps)
 
 

@@ -12,6 +12,7 @@
     + SealError          a message's seal is missing or does not hold; ``reason`` says why
     + EquivocationError  a party gave two answers to one question
     + RosterError        a roster is not the authority's, or not the current one
+  x Cancelled            the work was stopped because nobody wants it any more
   x RunError             the run itself cannot go on; the command exits with 1
 
 Every message is one line that says what, where and what to do. None holds a value of
@@ -123,6 +124,12 @@ class RosterError(ProtocolError):
     """A roster is not the authority's, is not well formed, or is not the current one."""
 
     code = "roster"
+
+
+class Cancelled(ConsiliumError):  # noqa: N818 - an order, and nobody's error
+    """The work was stopped between two batches: nobody wants its result any more."""
+
+    code = "cancelled"
 
 
 class RunError(ConsiliumError):

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from torch.func import functional_call
 from collab import metrics
 from collab.decomposition import affinity
 from collab.decomposition.shared_encoder import SharedEncoder, joint_kind, losses
+from collab.progress import Watched, nothing
 from collab.training import Rows, batches
 from protocol.errors import ConfigError
 from protocol.messages import TrainSpec
@@ -88,6 +89,7 @@ def train_measured(
     lookahead: Lookahead,
     batch_rng: np.random.Generator,
     look_rng: np.random.Generator,
+    **watched: Unpack[Watched],
 ) -> Measured:
     """Train ``model`` in place as ``training.train`` does and measure affinities on the way.
 
@@ -98,6 +100,7 @@ def train_measured(
         lookahead: how to measure.
         batch_rng: draws the batches of training.
         look_rng: draws the rows of the measurements.
+        watched: see ``progress``.
 
     Raises:
         ConfigError: ``spec`` asks for more than plain descent.
@@ -105,6 +108,7 @@ def train_measured(
     if spec.objective != "supervised" or spec.proximal_mu:
         raise ConfigError("affinities are measured in supervised training without proximal_mu")
     loss, optimizer = joint_kind(model.parts).loss, _optimizer(model, spec)
+    tick, planned = watched.get("tick", nothing), spec.steps(len(rows))
     processed = looked = steps = 0
     total = affinity.no_sums(len(model.parts))
     model.train()
@@ -117,6 +121,7 @@ def train_measured(
         loss(model(rows.x[index]), rows.y[index]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         processed, steps = processed + len(indices), steps + 1
+        tick(steps / planned)
     return Measured(processed, looked, steps, total)
 
 

@@ -63,4 +63,5 @@ class Kind:
     def target(self, y_N: NDArray[np.generic]) -> Tensor:
         """Return the targets in the dtype that the loss wants."""
         dtype = torch.int64 if self.output == "classes" else torch.float32
-        return torch.as_tensor(np.ascontiguousarray(y_N)).to(dtype)
+        # A copy: rows may be kept from round to round, and are then read-only.
+        return torch.as_tensor(np.array(y_N, order="C")).to(dtype)

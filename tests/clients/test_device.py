@@ -48,6 +48,25 @@ def test_with_a_gpu_auto_takes_it() -> None:
     assert device.gpu_memory_mib(torch.device("cuda")) == 8192.0
 
 
+def test_a_share_bounds_this_process_on_a_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch is told the share once, for the GPU; a processor, or a site without a share, has no bound."""
+    told: list[tuple[float, int | None]] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *args: told.append(args))
+    device.bound_memory(torch.device("cpu"), 0.5)
+    device.bound_memory(torch.device("cuda"), None)
+    assert told == []
+    device.bound_memory(torch.device("cuda"), 0.25)
+    device.bound_memory(torch.device("cuda", 1), 0.5)
+    assert told == [(0.25, None), (0.5, 1)]
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_site_says_what_it_may_use_of_its_gpu() -> None:
+    """Of 8 GiB a quarter is 2; without a share it is all."""
+    assert device.gpu_memory_mib(torch.device("cuda"), 0.25) == 2048.0
+    assert device.gpu_memory_mib(torch.device("cuda"), None) == 8192.0
+
+
 def test_speed_is_measured() -> None:
     """A processor makes some examples a second, and the probe says how many."""
     assert device.measure_speed(torch.device("cpu")) > 0
