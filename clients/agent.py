@@ -115,7 +115,9 @@ class Agent:
             if fetch_roster(self.kit, self.book):
                 logger.warning("the roster of epoch %s is in force", self.book.epoch())
         except (ConsiliumError, httpx.HTTPError) as error:
-            logger.warning("no new roster: %s", error if isinstance(error, RosterError) else type(error).__name__)
+            logger.warning(
+                "no new roster: %s", error if isinstance(error, RosterError) else type(error).__name__
+            )
 
     def _check_app(self, job: Job) -> None:
         if job.bundle_digest != self.bundle or bundle_digest(job.bundle) != self.bundle:

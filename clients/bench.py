@@ -143,7 +143,9 @@ class Bench:
             sock = self._ensure()
             if work.run not in self._knows:
                 memory = self._memory_of(work.run)
-                frames.send(sock, {"op": "memory", "run": work.run, "keys": list(memory)}, list(memory.values()))
+                frames.send(
+                    sock, {"op": "memory", "run": work.run, "keys": list(memory)}, list(memory.values())
+                )
                 self._knows = {work.run}
             work.state, work.begun = "working", work.begun or time.monotonic()
             frames.send(sock, {"op": "work", **_named(work)}, work.parts)
@@ -154,7 +156,9 @@ class Bench:
             self._drop()
             work.deaths += 1
             work.share = None
-            logger.warning("the worker died over %s (%s); %s", work.kind, work.task, error or "it is done again")
+            logger.warning(
+                "the worker died over %s (%s); %s", work.kind, work.task, error or "it is done again"
+            )
             if work.deaths >= _MOST_DEATHS:
                 self._end(work, "failed", f"the worker died {_MOST_DEATHS} times over it; its log says why")
 
@@ -172,7 +176,9 @@ class Bench:
             elif head["op"] == "done":
                 count = head["parts"]
                 work.answer = tuple(blobs[:count])
-                work.changed = dict(zip(head["keys"], blobs[count:], strict=True)) | dict.fromkeys(head["gone"])
+                work.changed = dict(zip(head["keys"], blobs[count:], strict=True)) | dict.fromkeys(
+                    head["gone"]
+                )
                 self._end(work, "done")
                 return
 

@@ -37,7 +37,9 @@ def up(
             sys.stdout.write(json.dumps({"at": time.time(), "said": line}) + "\n")
             sys.stdout.flush()
         else:
-            console.print(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, markup=False, soft_wrap=True)
+            console.print(
+                f"{time.strftime('%H:%M:%S')} {line}", highlight=False, markup=False, soft_wrap=True
+            )
 
     SiteUp(load_kit(kit), say).run()
 

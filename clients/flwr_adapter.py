@@ -157,7 +157,9 @@ class _Pulse:
         refused = response.status_code in (401, 403, 404, 413)
         if refused or (response.is_success and time.monotonic() > self._at + 1.0):
             self._at = time.monotonic()
-            self._tell({"refused": response.status_code} if refused else {"pulse": time.time(), "refused": None})
+            self._tell(
+                {"refused": response.status_code} if refused else {"pulse": time.time(), "refused": None}
+            )
         return response
 
 
@@ -168,7 +170,7 @@ def _say_left(client: type[FleetHttpClient], address: str, site: Identity, node_
         interceptors = [NodeAuthHttpInterceptor(site.node_key, site.node_key.public_key())]
         with (
             suppress(httpx.HTTPError, RuntimeError),
-            client.from_server_address(address, False, None, interceptors) as line,  # noqa: FBT003
+            client.from_server_address(address, False, None, interceptors) as line,
         ):
             line.DeactivateNode(DeactivateNodeRequest(node_id=node_id))
 

@@ -107,14 +107,25 @@ class Ledger:
         rows = self._db.execute("SELECT key, value FROM memory WHERE run = ?", (run,)).fetchall()
         return {key: self._read(value) for key, value in rows}
 
-    def commit(self, run: str, kind: str, asked: bytes, result: Result, memory: Mapping[str, bytes | None]) -> None:
+    def commit(
+        self, run: str, kind: str, asked: bytes, result: Result, memory: Mapping[str, bytes | None]
+    ) -> None:
         """Keep a result and what the work changed in the memory, both or neither."""
         kept = [self._write(part) for part in result.parts]
         changed = {key: None if value is None else self._write(value) for key, value in memory.items()}
         self._make_room(sum(map(len, result.parts)))
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            row = (run, asked, kind, result.task, result.kind, _join(kept), time.time(), sum(map(len, result.parts)))
+            row = (
+                run,
+                asked,
+                kind,
+                result.task,
+                result.kind,
+                _join(kept),
+                time.time(),
+                sum(map(len, result.parts)),
+            )
             self._db.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
             for key, value in changed.items():
                 self._db.execute("DELETE FROM memory WHERE run = ? AND key = ?", (run, key))
@@ -141,7 +152,12 @@ class Ledger:
         self._sweep()
 
     def _sweep(self) -> None:
-        used = {p[1:] for (row,) in self._db.execute("SELECT parts FROM results") for p in _split(row) if p[:1] == b"F"}
+        used = {
+            p[1:]
+            for (row,) in self._db.execute("SELECT parts FROM results")
+            for p in _split(row)
+            if p[:1] == b"F"
+        }
         used |= {v[1:] for (v,) in self._db.execute("SELECT value FROM memory") if v[:1] == b"F"}
         for path in self._blobs.iterdir():
             if path.name.encode() not in used:

@@ -17,7 +17,8 @@ def main() -> None:
     """Run until ended; the exit code is Flower's."""
     given, tell = inherit()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for noisy in ("httpx", "uvicorn"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     check_flower()
     from clients.flwr_adapter import Identity, run_supernode  # noqa: PLC0415  Flower reads the environment
 
@@ -26,9 +27,7 @@ def main() -> None:
         os.environ["HTTPS_PROXY"] = kit.config.server.proxy
     site = Identity(kit.authority, kit.certificate, kit.key, load_node_key(kit.node_key))
     runtime = socket.socket(fileno=given["runtime_fd"])
-    run_supernode(
-        kit.address, site, runtime, bytes.fromhex(given["superexec"]), kit.state / "node_id", tell
-    )
+    run_supernode(kit.address, site, runtime, bytes.fromhex(given["superexec"]), kit.state / "node_id", tell)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The site's first process: it starts Flower's SuperNode and the agent, and replaces what dies or falls silent."""
+"""The site's first process: it starts the SuperNode and the agent, and replaces what dies or falls silent."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class SiteUp:
     """
 
     kit: SiteKit
-    say: Callable[[str], None] = lambda line: None
+    say: Callable[[str], None] = lambda _: None
     silent_s: float = SILENT_S
     _ended: bool = False
     _node: Child | None = None
@@ -70,7 +70,7 @@ class SiteUp:
         with _Lock(self.kit), _loopback() as runtime:
             self._given = {
                 "kit": str(self.kit.folder),
-                "runtime": "127.0.0.1:{}".format(runtime.getsockname()[1]),
+                "runtime": f"127.0.0.1:{runtime.getsockname()[1]}",
                 "runtime_fd": runtime.fileno(),
                 "superexec": secrets.token_bytes(32).hex(),
             }
@@ -113,24 +113,26 @@ class SiteUp:
         ours = bundle_digest(make_bundle())
         if info.bundle != ours:
             raise ConfigError(
-                f"the server runs Consilium {info.version} ({info.bundle[:8]}), this site {package_version()} "
-                f"({ours[:8]}): install the same release on both"
+                f"the server runs Consilium {info.version} ({info.bundle[:8]}), this site "
+                f"{package_version()} ({ours[:8]}): install the same release on both"
             )
         if book.offer(info.roster.encode()):
             self.say(f"took the roster of epoch {book.epoch()} from the server; the authority signed it")
         if abs(found.ahead_s) > _AHEAD_S:
-            raise ConfigError(
-                f"this clock is {abs(found.ahead_s):.0f} s {'behind' if found.ahead_s > 0 else 'ahead of'} the "
-                "server's: set both by NTP"
-            )
+            how = "behind" if found.ahead_s > 0 else "ahead of"
+            raise ConfigError(f"this clock is {abs(found.ahead_s):.0f} s {how} the server's: set both by NTP")
         speed = f", {found.mbit:.0f} Mbit/s down" if found.mbit else ""
-        self.say(f"the server {self.kit.address} answers: Consilium {info.version}, roster {info.epoch}{speed}")
+        self.say(
+            f"the server {self.kit.address} answers: Consilium {info.version}, roster {info.epoch}{speed}"
+        )
 
     def _turn(self) -> None:
         """Look after the children once."""
         self._warn()
         if self._agent is not None and self._agent.code is not None:
-            logger.warning("the agent ended with %s; it and the SuperNode are started again", self._agent.code)
+            logger.warning(
+                "the agent ended with %s; it and the SuperNode are started again", self._agent.code
+            )
             self._stop()
         if self._node is not None and self._node.code is not None:
             self._node_ended(self._node)

@@ -135,9 +135,9 @@ def inherit() -> tuple[dict[str, Any], Callable[[Words], None]]:
     os.umask(0o077)
     given = json.loads(sys.stdin.readline(_MAX_LINE))
     fd = given.pop(_WORDS_FD)
-    os.set_inheritable(fd, False)  # noqa: FBT003
+    os.set_inheritable(fd, False)
     words = os.fdopen(fd, "w", encoding="utf-8")
-    lock = threading.Lock()
+    lock, lifeline = threading.Lock(), os.dup(sys.stdin.fileno())
 
     def tell(said: Words) -> None:
         with lock, suppress(OSError):  # a parent that has gone ends us by the other pipe
@@ -145,8 +145,9 @@ def inherit() -> tuple[dict[str, Any], Callable[[Words], None]]:
             words.flush()
 
     def watch() -> None:
-        with suppress(OSError, ValueError):
-            sys.stdin.buffer.read()
+        with suppress(OSError):
+            while os.read(lifeline, 4096):  # not by sys.stdin, whose lock would be held when Python ends
+                pass
         os._exit(ORPHANED)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ MAX_BODY_BYTES = 8 * 2**20
 MAX_ARRAY_BYTES = 4 * 2**30
 _MAX_TYPE_LENGTH = 64
 _NUM_PARTS = 6
+_MAX_INLINE = 2**20
 
 M = TypeVar("M", bound=Frozen)
 
@@ -143,28 +145,56 @@ def record_of(parts: Sequence[bytes]) -> RecordDict:
 
 
 def with_seal(record: RecordDict, seal: Seal) -> RecordDict:
-    """Return ``record`` with its seal beside it."""
-    sealed = ConfigRecord({"header": seal.header, "signature": seal.signature})
-    return RecordDict({**record, SEAL: sealed})
+    """Return what travels of ``record`` and its seal.
+
+    Flower sends each record of a message with a request of its own, an array with two: a short message is
+    put into the one that holds the seal, and a long one keeps its arrays beside it.
+    """
+    sealed: dict[str, bytes] = {"header": seal.header, "signature": seal.signature}
+    if wire_bytes(record) > _MAX_INLINE:
+        return RecordDict({**record, SEAL: ConfigRecord(dict(sealed))})
+    inline = b"".join(struct.pack(">I", len(part)) + part for part in parts_of(record))
+    return RecordDict({SEAL: ConfigRecord({**sealed, "parts": inline})})
 
 
 def take_seal(record: RecordDict) -> tuple[RecordDict, Seal]:
-    """Return ``record`` without its seal, and the seal; it is not checked yet (``protocol.seal``).
+    """Return what travelled with a seal, and the seal; it is not checked yet (``protocol.seal``).
 
     Raises:
         SealError: there is none, or it is not a header and a signature of their sizes.
+        MessageError: what it holds is no message.
     """
     if SEAL not in record:
         raise SealError("message has no seal; every party of a federation seals what it says", "missing")
     sealed = record[SEAL]
-    if not isinstance(sealed, ConfigRecord) or set(sealed) != {"header", "signature"}:
+    keys = {"header", "signature"}
+    if not isinstance(sealed, ConfigRecord) or set(sealed) not in (keys, keys | {"parts"}):
         raise SealError("seal is not a header and a signature", "form")
     header, signature = sealed["header"], sealed["signature"]
     if not isinstance(header, bytes) or not isinstance(signature, bytes):
         raise SealError("seal is not a header and a signature in bytes", "form")
     if len(header) > MAX_HEADER_BYTES or len(signature) != SIGNATURE_BYTES:
         raise SealError("seal has a header or a signature of another size than any", "form")
-    return RecordDict({k: v for k, v in record.items() if k != SEAL}), Seal(header, signature)
+    rest = RecordDict({k: v for k, v in record.items() if k != SEAL})
+    if "parts" in sealed:
+        if rest:
+            raise SealError("message stands in its seal and beside it", "form")
+        rest = record_of(_split(sealed["parts"]))
+    return rest, Seal(header, signature)
+
+
+def _split(inline: object) -> list[bytes]:
+    """Return the parts of a short message, each after its length of 4 bytes."""
+    if not isinstance(inline, bytes) or len(inline) > 2 * MAX_BODY_BYTES:
+        raise MessageError("not the parts of a message")
+    found, at = [], 0
+    while at + 4 <= len(inline) and len(found) <= _NUM_PARTS:
+        (length,) = struct.unpack_from(">I", inline, at)
+        found.append(inline[at + 4 : at + 4 + length])
+        at += 4 + length
+    if at != len(inline):
+        raise MessageError("not the parts of a message")
+    return found
 
 
 def pack_arrays(arrays: Arrays) -> ArrayRecord:

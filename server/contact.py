@@ -31,14 +31,16 @@ def ask(
     url = f"http://{contact['address']}{COMMANDS}{command}?{urlencode(query or {})}"
     body = None if given is None else json.dumps(dict(given)).encode()
     headers = {SECRET_HEADER: contact["secret"], "content-type": "application/json"}
-    request = urllib.request.Request(url, data=body, headers=headers)  # noqa: S310  loopback, over http
+    request = urllib.request.Request(url, data=body, headers=headers)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback has no proxy
     try:
         with opener.open(request, timeout=_TIMEOUT_S) as answer:
             return dict(json.loads(answer.read(_MAX_ANSWER)))
     except urllib.error.HTTPError as error:
         said = _said(error)
-        raise (UserError if error.code < 500 else RunError)(said or f"the server answers {error.code}") from None
+        raise (UserError if error.code < 500 else RunError)(
+            said or f"the server answers {error.code}"
+        ) from None
     except (OSError, ValueError) as error:
         raise RunError(f"the server of {kit} does not answer ({error}): is it running?") from None
 
@@ -63,6 +65,8 @@ def _contact(kit: Path) -> dict[str, str]:
             "with --kit or $CONSILIUM_KIT"
         ) from None
     except PermissionError:
-        raise UserError(f"{path}: may be read by the server's user, and by the group in server.toml") from None
+        raise UserError(
+            f"{path}: may be read by the server's user, and by the group in server.toml"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: cannot be read; start the server again") from None

@@ -79,8 +79,8 @@ class Door:
     rosters: Rosters
     clock: Callable[[], float]
     info: Callable[[], dict[str, Any]]
-    told: Callable[[str, str, str], None] = lambda who, path, why: None
-    pushes: Callable[[bytes], None] = lambda body: None
+    told: Callable[[str, str, str], None] = lambda *_: None
+    pushes: Callable[[bytes], None] = lambda _: None
     _at_once: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -162,7 +162,7 @@ class _Peer:
 
 @lru_cache(maxsize=1024)
 def _read(certificate: bytes) -> _Peer | None:
-    """Return what a certificate says; None where it names no site. Reading one takes a while, so it is kept."""
+    """Return what a certificate says; None where it names no site. Reading takes a while, so it is kept."""
     try:
         found = x509.load_der_x509_certificate(certificate)
         names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value

@@ -12,7 +12,6 @@ from protocol.equivocation import Answers
 from protocol.header import digest
 from protocol.messages import assignment_id
 from protocol.records import HEAD, parts_of, take_seal, with_seal
-from protocol.roster import SERVER
 from protocol.seal import Header, Signer, Verifier
 
 # A site may be off for a while, and work may take long; an envelope is for one sending of a message.
@@ -62,7 +61,7 @@ class Envelopes:
 
 
 def task_of(record: RecordDict, kind: str) -> str:
-    """Return what a message of ours is about: its assignment id where it has one, else what it asks of what."""
+    """Return what a message of ours is about: its assignment id where it has one, else what it asks."""
     head = record.get(HEAD)
     body = head.get("body") if isinstance(head, ConfigRecord) else None
     said: dict[str, Any] = json.loads(body) if isinstance(body, bytes) else {}
@@ -71,6 +70,3 @@ def task_of(record: RecordDict, kind: str) -> str:
     if "attempt" in said:
         return assignment_id(said["run"], said["round"], name, said["site"], said["attempt"])
     return "/".join(str(word) for word in (kind, said.get("round", ""), name) if word != "")[:400]
-
-
-__all__ = ["SERVER", "Envelopes", "task_of"]

@@ -108,7 +108,7 @@ class ErrandGrid(Grid):
         envelopes: Envelopes,
         *,
         clock: Callable[[], float] = time.time,
-        told: Callable[[str, SiteWork], None] = lambda site, work: None,
+        told: Callable[[str, SiteWork], None] = lambda *_: None,
         is_stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self._link, self._envelopes = link, envelopes
@@ -134,7 +134,12 @@ class ErrandGrid(Grid):
         return self._run
 
     def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
     ) -> Message:
         """Return a message; Flower asks every Grid for this older way to make one."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
@@ -160,9 +165,7 @@ class ErrandGrid(Grid):
                 self._done[number] = _failed(message, "this node is none of the roster's")
                 continue
             kind = message.metadata.message_type
-            self._queues[site].append(
-                _Errand(number, message, site, kind, task_of(message.content, kind))
-            )
+            self._queues[site].append(_Errand(number, message, site, kind, task_of(message.content, kind)))
         self._soon()
         self._advance()
         return ids
@@ -236,7 +239,9 @@ class ErrandGrid(Grid):
             if errand.stamp != "":
                 errand.stamp, errand.again_at = "", now
                 detail = "its connection is gone; it goes on when it is back"
-                self._show(errand.site, SiteWork("lost", self._clock(), errand.kind, errand.task, detail=detail))
+                self._show(
+                    errand.site, SiteWork("lost", self._clock(), errand.kind, errand.task, detail=detail)
+                )
             return False
         _, stamp = self._online[errand.site]
         restarted = errand.stamp not in ("", stamp)
@@ -317,7 +322,9 @@ class ErrandGrid(Grid):
             return False
         word = "equivocation" if isinstance(error, EquivocationError) else error.code
         logger.warning("%s: %s refused: %s", errand.site, errand.kind, error)
-        self._show(errand.site, SiteWork("refused", self._clock(), errand.kind, errand.task, detail=str(error)))
+        self._show(
+            errand.site, SiteWork("refused", self._clock(), errand.kind, errand.task, detail=str(error))
+        )
         refusal = Refusal(code=word, detail=str(error)[:500])
         self._done[errand.number] = Message(pack(refusal), reply_to=errand.message)
         return True

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 
 from protocol.errors import ConsiliumError, UserError
 from server.door import Application, Receive, Scope, Send
-from server.orders import LIVE, MAX_TEXT, OrderBook
+from server.orders import LIVE, MAX_TEXT, Order, OrderBook
 
 SECRET_HEADER = "consilium-secret"  # noqa: S105  the header's name
 COMMANDS = "/v1/consilium/"
@@ -71,11 +71,8 @@ class Inner:
             if not message.get("more_body", False):
                 break
         query = {key: values[-1] for key, values in parse_qs(scope["query_string"].decode("latin-1")).items()}
-        try:
-            given = json.loads(body) if body else {}
-            if not isinstance(given, dict):
-                raise TypeError
-        except (ValueError, TypeError, RecursionError):
+        given = _table(bytes(body))
+        if given is None:
             return 400, {"error": "the body is no JSON table"}
         try:
             return self.commands(name, query, given)
@@ -111,15 +108,20 @@ class Commands:
         order = self.orders.get(run) if _NAME.match(run) else None
         if order is None:
             return 404, {"error": f"there is no run '{run[:64]}' here"}
+        return self._about(name, order, query)
+
+    def _about(self, name: str, order: Order, query: dict[str, str]) -> Answer:
+        """Answer what is asked of one run."""
+        run = order.run
         if name == "logs":
             lines = query.get("lines", "200")
             return 200, {"run": run, "lines": self.log_of(run, int(lines) if lines.isdigit() else 200)}
-        if name == "stop":
-            if order.state not in LIVE:
-                return 400, {"error": f"run '{run}' has ended: {order.state}"}
-            self.orders.ask_stop(run)
-            return 200, {"run": run, "state": "stopping"}
-        return 404, {"error": "not here"}
+        if name != "stop":
+            return 404, {"error": "not here"}
+        if order.state not in LIVE:
+            return 400, {"error": f"run '{run}' has ended: {order.state}"}
+        self.orders.ask_stop(run)
+        return 200, {"run": run, "state": "stopping"}
 
     def _submit(self, given: dict[str, Any]) -> Answer:
         run, text = given.get("run"), given.get("collaboration")
@@ -139,6 +141,14 @@ class Commands:
             "runs": known,
             "others": [o.model_dump(mode="json") for o in orders if o.run not in known][-50:],
         }
+
+
+def _table(body: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(body) if body else {}
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 async def _say(send: Send, status: int, words: dict[str, Any]) -> None:

@@ -112,7 +112,9 @@ def load_kit(folder: Path) -> ServerKit:
     path = folder / "server.toml"
     if not path.is_file():
         raise ConfigError(f"{folder}: is no server's kit (no server.toml); make one: consilium provision")
-    return ServerKit(folder.resolve(), validate(ServerConfig, parse_toml(read_text(path), str(path)), str(path)))
+    return ServerKit(
+        folder.resolve(), validate(ServerConfig, parse_toml(read_text(path), str(path)), str(path))
+    )
 
 
 def default_kit() -> Path:

@@ -178,7 +178,8 @@ def main() -> None:
     be_quiet()
     given, tell = inherit()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for noisy in ("uvicorn", "flwr", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         kit = load_kit(Path(given["kit"]))
         asyncio.run(_serve(_Link(kit, given), tell))

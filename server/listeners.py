@@ -80,7 +80,8 @@ def listen(app: Application, context: ssl.SSLContext | None = None) -> uvicorn.S
 async def serve(servers: dict[str, tuple[uvicorn.Server, socket]], stop: asyncio.Event) -> None:
     """Serve on the given sockets until ``stop``; raises what a listener raised."""
     tasks: set[asyncio.Task[Any]] = {
-        asyncio.create_task(server.serve(sockets=[sock]), name=name) for name, (server, sock) in servers.items()
+        asyncio.create_task(server.serve(sockets=[sock]), name=name)
+        for name, (server, sock) in servers.items()
     }
     waits = asyncio.create_task(stop.wait())
     await asyncio.wait({*tasks, waits}, return_when=asyncio.FIRST_COMPLETED)

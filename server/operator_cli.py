@@ -14,7 +14,8 @@ from rich.console import Console
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")]
 Kit = Annotated[
-    Path | None, typer.Option("--kit", help="The running server's kit; else $CONSILIUM_KIT, else kits/server.")
+    Path | None,
+    typer.Option("--kit", help="The running server's kit; else $CONSILIUM_KIT, else kits/server."),
 ]
 server_app = typer.Typer(help="Run a server for real sites.", no_args_is_help=True)
 
@@ -45,7 +46,9 @@ def up(
             sys.stdout.write(json.dumps({"at": time.time(), "said": line}) + "\n")
             sys.stdout.flush()
         else:
-            console.print(f"{time.strftime('%H:%M:%S')} {line}", highlight=False, markup=False, soft_wrap=True)
+            console.print(
+                f"{time.strftime('%H:%M:%S')} {line}", highlight=False, markup=False, soft_wrap=True
+            )
 
     Supervisor(found, say, port).run()
 
@@ -75,7 +78,9 @@ def submit(
 
 def status(
     run: Annotated[str | None, typer.Argument(help="A run; the one that is worked on if left out.")] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it anew each second until the run ends.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it anew each second until the run ends.")
+    ] = False,
     kit: Kit = None,
     as_json: AsJson = False,
 ) -> None:
@@ -137,7 +142,9 @@ def stop(
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")
     else:
-        Console().print(f"run {run} is stopping; see: consilium status {run}", highlight=False, soft_wrap=True)
+        Console().print(
+            f"run {run} is stopping; see: consilium status {run}", highlight=False, soft_wrap=True
+        )
 
 
 def keep_to_loopback() -> None:

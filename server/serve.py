@@ -41,6 +41,8 @@ class Status:
         logger.info("%s", {k: v for k, v in event.items() if k != "type"} | {"event": kind})
         if kind == "stage":
             self.given["stage"] = event["text"]
+        elif kind == "assigned":
+            self.given["stage"] = f"subtask {event['subtask']}"
         elif kind == "round":
             self.given["round"] = event["round"]
         elif kind == "evaluated":
@@ -94,8 +96,7 @@ def work(given: dict[str, Any]) -> str:
         is_stopped=lambda: orders.is_to_stop(run),
     )
     folder = kit.runs / run
-    caps = {s.name: s.max_examples for s in book.current.sites if s.max_examples is not None}
-    terms = Terms(run=run, folder=folder, clock="wall", engine="deployment", max_examples=caps)
+    terms = Terms(run=run, folder=folder, clock="wall", engine="deployment")
     try:
         with task_identity(task.flower_run, task.node_id, task.task_id):
             summary = federate(errands, collaboration, terms, status.on_event)
@@ -110,7 +111,7 @@ def main() -> None:
     be_quiet()
     given, tell = inherit()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    for noisy in ("httpx", "flwr"):
+    for noisy in ("httpx", "flwr", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         ended = work(given)

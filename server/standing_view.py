@@ -1,4 +1,4 @@
-"""What ``consilium status`` shows: each site by name, what it is doing, since when, and what to do about it."""
+"""What ``consilium status`` shows: each site by name, what it is doing, since when, and what to do."""
 
 from __future__ import annotations
 
@@ -41,12 +41,30 @@ def _is_live(status: Mapping[str, Any]) -> bool:
 
 
 def _row(
-    name: str, site: Mapping[str, Any], work: Mapping[str, Any], at: float, *, is_live: bool, quarantined: bool
+    name: str,
+    site: Mapping[str, Any],
+    work: Mapping[str, Any],
+    at: float,
+    *,
+    is_live: bool,
+    quarantined: bool,
 ) -> dict[str, Any]:
     refused = site.get("refused") or {}
-    row = {"site": name, "state": "waiting", "since_s": None, "work": "", "share": None, "eta_s": None, "do": ""}
+    row = {
+        "site": name,
+        "state": "waiting",
+        "since_s": None,
+        "work": "",
+        "share": None,
+        "eta_s": None,
+        "do": "",
+    }
     if is_live and work:
-        row |= {"state": work.get("state", "idle"), "work": _what(work), "since_s": _since(at, work.get("since"))}
+        row |= {
+            "state": work.get("state", "idle"),
+            "work": _what(work),
+            "since_s": _since(at, work.get("since")),
+        }
         row |= {"share": work.get("share"), "eta_s": work.get("eta_s")}
         if work.get("state") == "refused":
             row["do"] = plain(str(work.get("detail", "")))[:160]
@@ -95,7 +113,9 @@ def shown(found: Mapping[str, Any], run: str | None) -> RenderableType:
         parts.append(Text(f"  {plain(subtask)}: {value}"))
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for heading in ("site", "state", "since", "work", "done", "left", "what to do"):
-        table.add_column(heading, overflow="fold", justify="right" if heading in ("since", "done", "left") else "left")
+        table.add_column(
+            heading, overflow="fold", justify="right" if heading in ("since", "done", "left") else "left"
+        )
     for row in sites_of(found, name):
         share = "" if row["share"] is None else f"{row['share']:.0%}"
         since = "" if row["since_s"] is None else duration(row["since_s"])

@@ -10,7 +10,7 @@ from server.federation import to_toml
 
 
 def prepared(path: Path) -> tuple[str, str]:
-    """Return the text to submit, with the paths of data on the server made absolute, and the collaboration's name.
+    """Return the text to submit, with the paths of the server's data made absolute, and its name.
 
     Raises:
         ConfigError: a key or value is wrong, or it is a scenario, whose sites are simulated.

@@ -69,7 +69,7 @@ class Supervisor:
     """
 
     kit: ServerKit
-    say: Callable[[str], None] = lambda line: None
+    say: Callable[[str], None] = lambda _: None
     port: int | None = None
     _ended: bool = False
     _work: _Work | None = None
@@ -141,7 +141,12 @@ class Supervisor:
 
     def _write_contact(self) -> None:
         """Say, in a file that only the operators can read, how a command reaches this server."""
-        contact = {"address": self._address, "secret": self._secret, "port": self._public_port, "pid": os.getpid()}
+        contact = {
+            "address": self._address,
+            "secret": self._secret,
+            "port": self._public_port,
+            "pid": os.getpid(),
+        }
         group = group_id(self.kit.config.group)
         write_aside(self.kit.contact, json.dumps(contact))
         if group is not None:
@@ -259,7 +264,11 @@ class Supervisor:
             return
         work.child = None
         lasted_s = time.monotonic() - child.started_at
-        pause_s = 0.0 if lasted_s > _LONGEST_PAUSE_S else min(0.5 * 2 ** min(work.order.starts, 8), _LONGEST_PAUSE_S)
+        pause_s = (
+            0.0
+            if lasted_s > _LONGEST_PAUSE_S
+            else min(0.5 * 2 ** min(work.order.starts, 8), _LONGEST_PAUSE_S)
+        )
         work.next_at = time.monotonic() + (0.0 if work.order.starts < 3 else pause_s)
         logger.warning("run %s: its process died with code %s and is replaced", work.order.run, code)
 

@@ -14,11 +14,25 @@ from typing import Any
 
 from flwr.common.constant import ISOLATION_MODE_PROCESS, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.supercore.routers.runtime.tracing import RuntimeTracingMiddleware
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig, load_control_authn_plugin
 from flwr.superlink.main import create_app
+from flwr.superlink.routers.control.middlewares import (
+    ControlEventLogMiddleware,
+    ControlLicenseMiddleware,
+    ControlSensitiveResponseMiddleware,
+)
+from flwr.superlink.routers.fleet.middlewares import FleetEventLogMiddleware
 from google.protobuf.message import DecodeError
 
+_IDLE_LAYERS = (
+    ControlSensitiveResponseMiddleware,
+    ControlLicenseMiddleware,
+    RuntimeTracingMiddleware,
+    ControlEventLogMiddleware,
+    FleetEventLogMiddleware,
+)
 FLEET = "/v1/fleet/"
 # What a site needs of the Fleet API. Left out: registering nodes, which is the roster's affair.
 FLEET_PATHS = tuple(
@@ -53,6 +67,8 @@ class SuperLink:
 
     def __init__(self, database: Path, superexec_secret: bytes) -> None:
         self.app = create_app(_config(database, superexec_secret), SuperLinkLifespan)
+        # Five layers that do nothing without plugins, each a task and a queue for every request.
+        self.app.user_middleware = [m for m in self.app.user_middleware if m.cls not in _IDLE_LAYERS]
         self._state = self.app.state.linkstate_factory.state()
 
     @asynccontextmanager
@@ -136,6 +152,4 @@ def speaks_for_itself(body: bytes) -> bool:
     except DecodeError:
         return False
     messages, trees = request.messages_list, request.message_object_trees
-    return (
-        len(messages) == len(trees) == 1 and messages[0].metadata.src_node_id == request.node.node_id != 0
-    )
+    return len(messages) == len(trees) == 1 and messages[0].metadata.src_node_id == request.node.node_id != 0

@@ -208,12 +208,7 @@ class GuardedGrid(HttpGrid):
                 backoff_cap=_BACKOFF_CAP_S,
             )
             self._confirm(tree.object_id)
-            if put_together(contents) > self._most_bytes:
-                raise ValueError("it would unfold to more than it may have")
-            message = inflatable_utils.inflate_object_from_contents(tree.object_id, contents)
-            if not isinstance(message, Message):
-                raise TypeError("it is no message")
-            message.metadata.__dict__["_message_id"] = tree.object_id
+            message = _message(tree.object_id, contents, self._most_bytes)
         except (RunNotRunningException, httpx.HTTPError):
             return self._error(asked, ErrorCode.MESSAGE_UNAVAILABLE, "the reply was lost on its way")
         except Exception as error:  # noqa: BLE001  whatever a site put into it; the others must go on
@@ -253,6 +248,16 @@ class GuardedGrid(HttpGrid):
             created_at=now().timestamp(),
         )
         return make_message(metadata=metadata, error=Error(code=code, reason=reason))
+
+
+def _message(message_id: str, contents: dict[str, bytes], most_bytes: int) -> Message:
+    if put_together(contents) > most_bytes:
+        raise ValueError("it would unfold to more than it may have")
+    message = inflatable_utils.inflate_object_from_contents(message_id, contents)
+    if not isinstance(message, Message):
+        raise TypeError("it is no message")
+    message.metadata.__dict__["_message_id"] = message_id
+    return message
 
 
 def _pieces(tree: ObjectTree) -> list[str]:
