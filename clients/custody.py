@@ -148,7 +148,7 @@ class DeploymentCustody:
         config = self._config(f"{_block(subtask)}-public")
         inputs, part = inputs_wanted(config, named_kind(subtask.kind), subtask.part), subtask.part
         rows = self.keeper.public(Reading(config, inputs, self.base))
-        if part is None:
+        if part is None or not part.is_modality:
             return rows
         return self.keeper.derived(rows, ("view", part), lambda: inputs_of(rows, part).examples)
 

@@ -12,7 +12,7 @@ from clients.app import app as cold_app
 from clients.app import make_app
 from clients.warm import Warm
 from protocol.errors import Cancelled
-from protocol.messages import Assignment, Personal, Refusal, Subtask
+from protocol.messages import Assignment, Personal, Refusal, Subtask, SubtaskQuery
 from protocol.records import unpack
 from server.flwr_adapter import task_identity
 from tests.clients.warm_cases import (
@@ -64,6 +64,16 @@ def test_progress_rises_to_the_end_and_changes_no_bit(subtask: Subtask, tmp_path
     _work(plain, subtask)
     _work(plain, subtask)
     assert list(rounds(watched, subtask, 1)) == list(rounds(plain, subtask, 1))
+
+
+def test_a_trial_of_several_models_tells_the_share_of_all(tmp_path: Path) -> None:
+    """Each model is its part of the work."""
+    path, shares = write_site(tmp_path, limits=STATED), list[float]()
+    asked = SubtaskQuery(subtask=ready(RISK, path), models=("linear", "mlp_small"))
+    Node(make_app(Warm(), shares.append), path).ask("query.trial", asked)
+    assert shares == sorted(shares)
+    assert shares[len(shares) // 2 - 1] == 0.5
+    assert shares[-1] == 1.0
 
 
 @CASES

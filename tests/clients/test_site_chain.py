@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from flwr.app import RecordDict
 
 from clients.custody import DeploymentCustody
 from clients.measure import evaluate, fuse
 from clients.state import SiteState
+from clients.warm import Warm
 from clients.weights import train_weights
 from clients.work import UPSTREAM, Desk, finish_local, train_alone
 from collab import metrics
@@ -86,6 +88,26 @@ def test_models_that_came_are_kept_and_used(desk: Desk, upstream: tuple[SettledM
     said, given = train_weights(desk, assignment(desk), fresh(desk))
     assert said.num_examples == len(rows)
     assert given["1.weight"].shape == (2, own + 2)
+
+
+def test_rows_that_are_kept_go_by_the_settled_models(
+    desk: Desk, upstream: tuple[SettledModel, Named]
+) -> None:
+    """Tensors from the last round are those of the cold path, and never of a model that is not here."""
+    warm = replace(desk, site=replace(desk.site, keeper=Warm(max_bytes=10**8)))
+    examples = desk.raw().train
+    warm.keep_upstream(_sent(upstream[1]))
+    x = warm.rows(examples).x
+    assert torch.equal(x, desk.rows(examples).x)
+    assert warm.rows(examples).x is x
+    one = desk.subtask.upstream[0]
+    cooler = one.model_copy(update={"settled": upstream[0].model_copy(update={"temperature": 2.0})})
+    other = told(warm, upstream=(cooler,)).rows(examples).x
+    assert not torch.equal(other, x)
+    assert torch.equal(other, told(desk, upstream=(cooler,)).rows(examples).x)
+    warm.state.forget(one.name, UPSTREAM)
+    with pytest.raises(UpstreamError, match="send it along"):
+        warm.rows(examples)
 
 
 def test_every_use_of_the_rows_sees_the_same_inputs(

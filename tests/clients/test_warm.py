@@ -80,12 +80,17 @@ def test_a_group_has_the_bits_of_the_cold_path(tmp_path: Path) -> None:
     arrays = dict(build_shared("mlp_small", (1,), parts, outcome.seed).shared_arrays())
     group = Joint(subtasks=(outcome, sex), importances=(1.0, 1.0), every=2)
     asked = Assignment(run="r", round=1, subtask=outcome, site="north", model="mlp_small", joint=group)
-    memory = Warm()
-    cold, warm = Node(cold_app, path), Node(make_app(memory), path)
-    for _ in range(2):
+    memory, shares = Warm(), list[float]()
+    cold, warm = Node(cold_app, path), Node(make_app(memory, shares.append), path)
+    for every in (2, None, 2):
+        alike = group.model_copy(update={"every": every})
+        asked = asked.model_copy(update={"joint": alike})
+        shares.clear()
         answer = bits(cold.ask("train.joint", asked, arrays))
         assert answer == bits(warm.ask("train.joint", asked, arrays))
         assert "Refusal" not in str(answer)
+        assert shares == sorted(shares)
+        assert shares[-1] == 1.0
     assert cold.context.state == warm.context.state
     assert (memory.counters.data_loads, memory.counters.tensor_builds) == (2, 2)
 
@@ -220,4 +225,4 @@ def test_the_process_says_what_it_has_loaded() -> None:
     """In a test torch is there; CUDA is only said to be, if it is."""
     found = process_counters()
     assert found.torch_imported
-    assert found.cuda_initialised == torch.cuda.is_initialized()
+    assert found.cuda_initialised == torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
