@@ -165,7 +165,7 @@ class Agent:
         state = "waiting" if work.state == "waiting" else "working"
         receipt = Receipt(
             asked=work.asked.hex(),
-            state=state,  # type: ignore[arg-type]
+            state=state,
             share=work.share,
             eta_s=work.eta_s(),
             worked_s=work.worked_s(),

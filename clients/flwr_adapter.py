@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from socket import socket
+from types import ModuleType
 from typing import Any, Self
 
 import httpx
@@ -81,8 +82,8 @@ def run_supernode(
         tell: is told of each call that the server answered or refused.
     """
     client = _client_class(site, tell)
-    fleet_http_connection.FleetHttpClient = client  # type: ignore[misc]
-    start_client_internal.time = Naps()  # type: ignore[assignment]
+    _replace(fleet_http_connection, "FleetHttpClient", client)
+    _replace(start_client_internal, "time", Naps())
     shorten_pulls()
     _say_left(client, address, site, node_file)
     factory = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
@@ -103,8 +104,14 @@ def run_supernode(
     )
 
 
+def _replace(module: ModuleType, name: str, by: object) -> None:
+    """Put something of ours into the place of what a module of Flower's uses by this name."""
+    getattr(module, name)  # fails if Flower has moved it
+    setattr(module, name, by)
+
+
 class Naps:
-    """Takes the place of ``time`` in the SuperNode's loop: the same waits, but short where something happens."""
+    """Takes the place of ``time`` in the SuperNode's loop: its waits are short where something happens."""
 
     def __init__(self) -> None:
         self._idle_s = _FAST_S
@@ -125,7 +132,8 @@ class Naps:
 def shorten_pulls() -> None:
     """Have Flower look again soon for pieces that are not up yet: it waits 1 s, then 2, up to 10."""
     for function in (inflatable_utils.pull_objects, inflatable_utils.pull_and_inflate_object_from_tree):
-        function.__kwdefaults__.update(initial_backoff=_FAST_S, backoff_cap=_SLOW_S)
+        defaults = function.__kwdefaults__ or {}
+        defaults["initial_backoff"], defaults["backoff_cap"] = _FAST_S, _SLOW_S
 
 
 def _client_class(site: Identity, tell: Callable[[Words], None]) -> type[FleetHttpClient]:

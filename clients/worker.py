@@ -37,9 +37,8 @@ class Bench:
         self._sock, self._lock = sock, threading.Lock()
         self.warm = Warm()
         self._app = make_app(self.warm, self._tick)
-        self._context = lambda state: Context(
-            run_id=1, node_id=1, node_config={SITE_KEY: str(site_toml)}, state=state, run_config={}
-        )
+        self._context = Context
+        self._config: dict[str, bool | float | int | str] = {SITE_KEY: str(site_toml)}
         self._records = RecordDict
         self._memory: dict[str, Any] = {}
         self._wanted = ""
@@ -91,7 +90,8 @@ class Bench:
             with identity():
                 message = Message(record_of(blobs), dst_node_id=1, message_type=head["kind"])
                 message.metadata.__dict__["_message_id"] = head["asked"]
-                reply = self._app(message, self._context(state))
+                context = self._context(1, 1, node_config=self._config, state=state, run_config={})
+                reply = self._app(message, context)
             parts = parts_of(reply.content)
             changed = dict(changes(before, state))
         except Exception as error:  # the next message may well be possible

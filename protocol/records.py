@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -140,8 +140,9 @@ def record_of(parts: Sequence[bytes]) -> RecordDict:
         head = ConfigRecord({"version": int(version), "type": kind.decode("ascii"), "body": bytes(body)})
     except ValueError:
         raise MessageError("not the parts of a message") from None
+    found: dict[str, ConfigRecord | ArrayRecord | MetricRecord] = {HEAD: head}
     there = zip((ARRAYS, UPSTREAM), present, blobs, strict=True)
-    return RecordDict({HEAD: head} | {key: _as_arrays(blob) for key, is_there, blob in there if is_there})
+    return RecordDict(found | {key: _as_arrays(blob) for key, is_there, blob in there if is_there})
 
 
 def with_seal(record: RecordDict, seal: Seal) -> RecordDict:
@@ -187,7 +188,7 @@ def _split(inline: object) -> list[bytes]:
     """Return the parts of a short message, each after its length of 4 bytes."""
     if not isinstance(inline, bytes) or len(inline) > 2 * MAX_BODY_BYTES:
         raise MessageError("not the parts of a message")
-    found, at = [], 0
+    found, at = list[bytes](), 0
     while at + 4 <= len(inline) and len(found) <= _NUM_PARTS:
         (length,) = struct.unpack_from(">I", inline, at)
         found.append(inline[at + 4 : at + 4 + length])

@@ -65,7 +65,7 @@ class Signer:
     def __repr__(self) -> str:
         return f"Signer({self._federation!r}, {self._name!r})"
 
-    def seal(
+    def seal(  # noqa: PLR0913  each stands in the header
         self,
         parts: Sequence[bytes],
         *,

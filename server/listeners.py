@@ -23,9 +23,9 @@ _MOST_CONNECTIONS = 1000
 class PeerProtocol(H11Protocol):
     """Puts the caller's certificate into the ASGI scope, which uvicorn does not."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Read the certificate once for all requests of the connection."""
-        super().connection_made(transport)  # type: ignore[arg-type]
+        super().connection_made(transport)
         tls = transport.get_extra_info("ssl_object")
         certificate = tls.getpeercert(binary_form=True) if tls is not None else None
         inner: Application = self.app
@@ -34,7 +34,7 @@ class PeerProtocol(H11Protocol):
             scope["extensions"] = {**scope.get("extensions", {}), PEER: certificate}
             await inner(scope, receive, send)
 
-        self.app = with_peer  # type: ignore[assignment]
+        self.app = with_peer
 
 
 class _Server(uvicorn.Server):

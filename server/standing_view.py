@@ -50,7 +50,7 @@ def _row(
     quarantined: bool,
 ) -> dict[str, Any]:
     refused = site.get("refused") or {}
-    row = {
+    row: dict[str, Any] = {
         "site": name,
         "state": "waiting",
         "since_s": None,

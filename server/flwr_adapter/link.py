@@ -24,7 +24,7 @@ from flwr.superlink.routers.control.middlewares import (
     ControlSensitiveResponseMiddleware,
 )
 from flwr.superlink.routers.fleet.middlewares import FleetEventLogMiddleware
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 _IDLE_LAYERS = (
     ControlSensitiveResponseMiddleware,
@@ -53,6 +53,10 @@ FLEET_PATHS = tuple(
 NODE_KEY_HEADER = b"flwr-public-key"
 
 
+def _is_idle(layer: object) -> bool:
+    return layer in _IDLE_LAYERS
+
+
 @dataclass(frozen=True)
 class NodeView:
     """What Flower knows of a site's node."""
@@ -68,7 +72,7 @@ class SuperLink:
     def __init__(self, database: Path, superexec_secret: bytes) -> None:
         self.app = create_app(_config(database, superexec_secret), SuperLinkLifespan)
         # Five layers that do nothing without plugins, each a task and a queue for every request.
-        self.app.user_middleware = [m for m in self.app.user_middleware if m.cls not in _IDLE_LAYERS]
+        self.app.user_middleware = [m for m in self.app.user_middleware if not _is_idle(m.cls)]
         self._state = self.app.state.linkstate_factory.state()
 
     @asynccontextmanager

@@ -108,8 +108,8 @@ class TaskOffice:
         with suppress(httpx.HTTPError):
             client = self._of(task.token)
             client.PushTaskOutput(PushTaskOutputRequest(sub_status=how, details=details[:500]))
-        if client := self._clients.pop(task.token, None):
-            client.close()
+        if task.token in self._clients:
+            self._clients.pop(task.token).close()
 
     def close(self) -> None:
         """Let go of all connections."""
