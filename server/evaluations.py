@@ -16,6 +16,7 @@ from collab.objective import constant_metrics, relative_losses
 from collab.paired import compare
 from collab.sparse import expand
 from protocol.arrays import Arrays, Spec, check, spec_of
+from protocol.codec import Limits, at_most
 from protocol.errors import ConsiliumError, MessageError
 from protocol.messages import Evaluation
 from server.courier import Arrival, Courier, Letter, Patience, gather
@@ -74,12 +75,13 @@ def merge_evaluations(
     specs = {"": metrics.statistics_spec(kind_task(prepared), prepared.subtask.outputs)}
     if kind_task(prepared) == "classification":
         specs |= {"constant": paired_spec(prepared), "temperature": temperature_spec(prepared)}
+    limits = limits_of(specs)
     found: dict[str, list[Stats]] = {group: [] for group in specs}
     sites = []
     for arrival in arrivals:
         site = arrival.letter.site
         try:
-            evaluation, arrays = arrival.open(Evaluation)
+            evaluation, arrays = arrival.open(Evaluation, limits)
             if not evaluation.num_examples:
                 continue
             groups = _opened(arrays, specs, evaluation.num_examples)
@@ -120,6 +122,12 @@ def _opened(arrays: Arrays, specs: Mapping[str, Spec], num_examples: int) -> dic
     if "temperature" in groups:
         check_temperature_sums(groups["temperature"], num_examples)
     return groups
+
+
+def limits_of(specs: Mapping[str, Spec]) -> Limits:
+    """Return the most that statistics of these groups take on the wire; the group ``""`` has no prefix."""
+    named = {f"{g}/{n}" if g else n: one for g, spec in specs.items() for n, one in spec.items()}
+    return at_most(named)
 
 
 def paired_spec(prepared: Prepared) -> Spec:

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
 
+import httpx
 import tomlkit
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -28,7 +29,7 @@ from protocol.errors import RunError
 RunConfig = Mapping[str, bool | float | int | str]
 
 _TASK_ID = 1
-__all__ = ["Run", "RunConfig", "simulation_runtime", "task_identity"]
+__all__ = ["Run", "RunConfig", "is_link_failure", "simulation_runtime", "task_identity"]
 
 _LEAVE_S = 30.0
 
@@ -45,6 +46,11 @@ def task_identity(run_id: int, node_id: int = SUPERLINK_NODE_ID, task_id: int = 
         yield
     finally:
         TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id = before  # noqa: SLF001
+
+
+def is_link_failure(error: BaseException) -> bool:
+    """Return whether Flower's server could not be reached: that is no reply's fault, nor a site's."""
+    return isinstance(error, OSError | httpx.TransportError)
 
 
 def simulation_runtime(
