@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,6 @@ from server.courier import Courier, SimulatedCourier, WallCourier
 from server.discovery import discover, joins_later
 from server.families import alike, families_of
 from server.finale import Outcome, conclude
-from server.gate import NO_CAPS
 from server.learners import make
 from server.models import write_models, write_state
 from server.preparation import Prepared, prepare, with_public
@@ -58,7 +57,7 @@ class Terms:
     clock: Clock = "simulated"
     engine: str = "flower"
     baselines: bool = False
-    max_examples: Mapping[str, int] = NO_CAPS
+    max_examples: Mapping[str, int] = field(default_factory=dict)
 
 
 def federate(

@@ -25,7 +25,7 @@ from protocol.errors import ArraysError, ConsiliumError, MessageError
 from protocol.messages import Assignment, Contribution, Joint
 from protocol.records import pack
 from server.courier import Letter
-from server.gate import LARGEST_MODEL, Demand
+from server.gate import LARGEST_MODEL, Demand, check_norm
 from server.weights_learner import WeightsLearner
 
 AFFINITY: Final = "affinity/"
@@ -120,15 +120,16 @@ class JointLearner(WeightsLearner):
         spec = spec_of(self._arrays(have))
         if self._party().every is not None:
             spec |= {AFFINITY + name: one for name, one in _spec(len(have)).items()}
-        return self._demand(key, send, spec, LARGEST_MODEL, self._rows(have, send.site))
+        return self._demand(key, send, spec, None, self._rows(have, send.site))
 
     def accept(self, key: str, contribution: Contribution, arrays: Arrays) -> None:
-        """Check a group's sums of affinities, then keep."""
+        """Check the norm of a group's parameters, and its sums of affinities; then keep."""
         have = self.asked.get(key)
         if have is None:
             super().accept(key, contribution, arrays)
             return
         sums = {n: a for n, a in arrays.items() if n.startswith(AFFINITY)}
+        check_norm({n: a for n, a in arrays.items() if n not in sums}, LARGEST_MODEL)
         self._check_sums_of(len(have), contribution, sums, self.sent[key].budget)
         self._keep(key, contribution, arrays)
 

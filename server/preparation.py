@@ -50,7 +50,7 @@ class Prepared:
     public: NDArray[np.float32] | None = field(default=None, repr=False)
     public_raw: NDArray[np.float32] | None = field(default=None, repr=False)
     root: tuple[NDArray[np.float32], NDArray[Any]] | None = field(default=None, repr=False)
-    max_examples: Mapping[str, int] = NO_CAPS
+    max_examples: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def sites(self) -> tuple[str, ...]:

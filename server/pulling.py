@@ -52,8 +52,8 @@ def taken(message: Message) -> Reply:
         with guarded():
             if message.has_error():
                 # Flower's reason may hold a traceback of the site, and with it data: only the code goes on.
-                code = message.error.code
-                raise ProtocolError(f"the site failed (Flower error code {code}); its own log says why")
+                why = f"the site failed (Flower error code {message.error.code}); its own log says why"
+                return Reply(failure=ProtocolError(why))
             content = message.content
             return Reply(content, None, wire_bytes(content), _work(content))
     except ProtocolError as error:

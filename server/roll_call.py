@@ -22,7 +22,6 @@ from protocol.records import pack
 from server.courier import Courier, Letter
 from server.data_summaries import open_summaries
 from server.discovery import Greeting, opened
-from server.gate import NO_CAPS
 from server.learner import Learner
 from server.preparation import Prepared, ask
 from server.pulling import pull
@@ -65,7 +64,7 @@ class ByNodes:
     collaboration: Collaboration
     nodes: dict[str, int]
     notes: list[str]
-    max_examples: Mapping[str, int] = NO_CAPS
+    max_examples: Mapping[str, int] = field(default_factory=dict)
     pending: dict[str, int] = field(default_factory=dict)
     asked: set[int] = field(default_factory=set)
 

@@ -227,3 +227,29 @@ def unchanged(message: Message, reply: Message) -> Message:
     new = told.model_copy(update={"digest": digest(decode(sent, 10**6))})
     head = ConfigRecord({**reply.content.config_records[HEAD], "body": new.model_dump_json().encode()})
     return Message(RecordDict({HEAD: head, ARRAYS: record_of(sent)}), reply_to=message)
+
+
+def mutated(content: RecordDict, rng: np.random.Generator) -> RecordDict:
+    """Return ``content`` with bytes of its message or of its arrays flipped, cut, doubled or put in."""
+    head = dict(content.config_records[HEAD])
+    data = content.array_records[ARRAYS][BLOB].data
+    if rng.random() < 0.5:
+        head["body"] = _changed(bytes(content.config_records[HEAD]["body"]), rng)  # type: ignore[arg-type]
+    else:
+        data = _changed(data, rng)
+    return RecordDict({HEAD: ConfigRecord(head), ARRAYS: record_of(data)})
+
+
+def _changed(data: bytes, rng: np.random.Generator) -> bytes:
+    place, other = sorted(int(i) for i in rng.integers(0, len(data), 2))
+    match int(rng.integers(5)):
+        case 0:
+            return data[:place] + bytes([data[place] ^ (1 << int(rng.integers(8)))]) + data[place + 1 :]
+        case 1:
+            return data[:place]
+        case 2:
+            return data[:place] + data[place:other] * 2 + data[other:]
+        case 3:
+            return data[:place] + rng.bytes(int(rng.integers(1, 9))) + data[place:]
+        case _:
+            return data[:place] + data[other:]
