@@ -32,7 +32,7 @@ def open_summaries(
         site = arrival.letter.site
         try:
             summary, _ = arrival.open(DataSummary)
-            check_rows(site, summary.train, max_examples)
+            check_rows(site, max(summary.train, summary.validation, summary.test), max_examples)
             statistics[site] = _checked(summary, site, subtask)
             summaries[site] = summary
         except ConsiliumError as error:

@@ -16,6 +16,7 @@ from collab.objective import constant_metrics, relative_losses
 from collab.paired import compare
 from collab.sparse import expand
 from protocol.arrays import Arrays, Spec, check, spec_of
+from protocol.bounds import Rows
 from protocol.codec import Limits, at_most
 from protocol.errors import ConsiliumError, MessageError
 from protocol.messages import Evaluation
@@ -84,6 +85,7 @@ def merge_evaluations(
             evaluation, arrays = arrival.open(Evaluation, limits)
             if not evaluation.num_examples:
                 continue
+            check_num_examples(evaluation, prepared, "validation")
             groups = _opened(arrays, specs, evaluation.num_examples)
         except ConsiliumError as error:
             notes.append(f"{site}: evaluation of {prepared.subtask.name} not used: {error}")
@@ -122,6 +124,13 @@ def _opened(arrays: Arrays, specs: Mapping[str, Spec], num_examples: int) -> dic
     if "temperature" in groups:
         check_temperature_sums(groups["temperature"], num_examples)
     return groups
+
+
+def check_num_examples(evaluation: Evaluation, prepared: Prepared, rows: Rows) -> None:
+    """Raise ``MessageError`` if a site measured on more rows than it said it has before the first round."""
+    summary = prepared.summaries[evaluation.site]
+    if evaluation.num_examples > (summary.test if rows == "test" else summary.validation):
+        raise MessageError(f"more {rows} rows than the site said it has")
 
 
 def limits_of(specs: Mapping[str, Spec]) -> Limits:

@@ -23,7 +23,7 @@ from protocol.fusing import FINAL, Candidate
 from protocol.messages import Assignment, Contribution, Evaluation, EvaluationRequest
 from protocol.records import pack
 from server.courier import Courier, Letter
-from server.evaluations import kind_task, limits_of, paired_spec
+from server.evaluations import check_num_examples, kind_task, limits_of, paired_spec
 from server.fitting import Pool, Request, check_model, fit, fusion_letters, local_models, model_limits
 from server.learner import Learner
 from server.preparation import Prepared, ask
@@ -146,6 +146,7 @@ def _measure(
         site = arrival.letter.site
         try:
             evaluation, arrays = arrival.open(Evaluation, limits)
+            check_num_examples(evaluation, prepared, "test")
             methods = _by_method(arrays)
             for method, stats in methods.items():
                 if method == "pool":
@@ -235,6 +236,7 @@ def merge_stats(courier: Courier, letters: list[Letter], prepared: Prepared, not
     for arrival in ask(courier, letters, notes):
         try:
             evaluation, arrays = arrival.open(Evaluation, at_most(spec))
+            check_num_examples(evaluation, prepared, "test")
             if evaluation.num_examples:
                 stats = expand(arrays, spec)
                 check(stats, spec)

@@ -20,6 +20,7 @@ from protocol.fusing import Candidate, FusionRequest
 from protocol.messages import Evaluation, LocalModel, SubtaskQuery
 from protocol.records import pack
 from server.courier import Arrival, Courier, Letter
+from server.evaluations import check_num_examples
 from server.gate import LARGEST_MODEL, check_norm
 from server.preparation import Prepared, ask
 
@@ -167,6 +168,7 @@ def _sums(
     for arrival in answers:
         try:
             evaluation, arrays = arrival.open(Evaluation, at_most(spec))
+            check_num_examples(evaluation, prepared, "validation")
             if evaluation.num_examples:
                 check(arrays, spec)
                 rule.fit(arrays, state, count)  # sums that cannot be fitted alone would spoil the total

@@ -27,11 +27,12 @@ from tests.hostile_cases import (
     NOTHING_WRONG,
     SOFT_LABELS_ALONE,
     WEIGHTS_ALONE,
+    given,
     mutated,
     record_of,
     unchanged,
 )
-from tests.small import NAMES, SOFT_LABELS, RecordingGrid, Small, Tables, run, scenario, tables
+from tests.small import NAMES, SOFT_LABELS, Named, RecordingGrid, Small, Tables, run, scenario, tables
 
 WEIGHT_CASES = {**ANY, **WEIGHTS_ALONE}
 MUTATIONS = 600
@@ -189,6 +190,7 @@ def _app() -> Callable[..., Message]:
 
 
 EVALUATIONS: Mapping[str, tuple[Fault, str]] = {
+    "more rows than it has": (says(Evaluation, num_examples=10**6), "more validation rows"),
     "another site": (says(Evaluation, site="alpha"), "another site's name"),
     "too many bytes": (gives(lambda a: a | {"x": np.zeros(10**6)}), "more than the"),
     "too many arrays": (
@@ -225,6 +227,18 @@ def test_arrays_that_are_too_many_are_left_out_everywhere(kind: str, tmp_path: P
     found = run(made, tmp_path, app=app_with(bloated, kind))
     asked = [m for m, _ in found.grid.passed if m.metadata.message_type == kind]
     assert not asked or "more than the" in found.notes
+
+
+def test_a_row_names_as_many_classes_as_were_asked_for(tmp_path: Path) -> None:
+    """Of the likeliest classes exactly as many travel as the assignment says, no fewer and no more."""
+    made = tables({"wine": {**SOFT_LABELS, "wire": {"form": "topk", "top_k": 2}}})
+
+    def one(arrays: Named) -> Named:
+        return {name: array[:, :1].copy() for name, array in arrays.items()}
+
+    found = run(made, tmp_path, app=app_with(given(one), "train.soft_labels"))
+    assert found.outcomes("beta") == ["rejected"]
+    assert "has shape (40, 1, 1), expected (40, 2, 1)" in found.notes
 
 
 # -- rows that a site may claim ---------------------------------------------------------------------
@@ -279,14 +293,14 @@ def test_mutations_are_rejected_or_change_nothing(honest: tuple[RecordDict, Dema
     for _ in range(MUTATIONS):
         arrival = Arrival(letter, 0.0, mutated(content, rng))
         try:
-            told, given = arrival.admit(demand)
+            told, found = arrival.admit(demand)
         except ConsiliumError as error:
             said_why.append(str(error))
             continue
         accepted += 1
         free = {"examples_processed", "steps", "looked", "accuracy", "class_counts"}  # checked by the learner
         assert told.model_dump(exclude=free) == said.model_dump(exclude=free)
-        assert digest(given) == digest(arrays)
+        assert digest(found) == digest(arrays)
     assert accepted < MUTATIONS / 2
     assert all(why.isprintable() for why in said_why)
 
