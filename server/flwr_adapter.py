@@ -29,6 +29,8 @@ from protocol.errors import RunError
 RunConfig = Mapping[str, bool | float | int | str]
 
 _TASK_ID = 1
+# What a proxy says where the server behind it is away or does not answer.
+_UNREACHABLE = frozenset({502, 503, 504})
 __all__ = ["Run", "RunConfig", "is_link_failure", "simulation_runtime", "task_identity"]
 
 _LEAVE_S = 30.0
@@ -49,7 +51,12 @@ def task_identity(run_id: int, node_id: int = SUPERLINK_NODE_ID, task_id: int = 
 
 
 def is_link_failure(error: BaseException) -> bool:
-    """Return whether Flower's server could not be reached: that is no reply's fault, nor a site's."""
+    """Return whether Flower's server could not be reached: that is no reply's fault, nor a site's.
+
+    A server that answers 500 may have stumbled over the very reply, so that is no failure of the link.
+    """
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code in _UNREACHABLE
     return isinstance(error, OSError | httpx.TransportError)
 
 
