@@ -32,7 +32,7 @@ from server.units import plain
 
 M = TypeVar("M", bound=Frozen)
 
-_POLL_S = 0.2
+_POLL_S = 0.02  # a grid that asks over a line says itself how often
 # A refusal is a code and 500 characters, each of which JSON may write in 12 bytes.
 _REFUSAL_BYTES = 8192
 # How long a simulated site may really take before the simulation itself counts as broken.

@@ -17,9 +17,9 @@ from clients.app import app as client_app
 from collab.data.locate import locate
 from collab.settings import parse, parse_toml, read_text
 from server.federation import Terms, federate, to_toml
+from simulations.deployed import Deployed, deployed
 from simulations.local_engine import run_locally
 from simulations.simulate import ready, scenario_path
-from tests.deployed import Deployed, deployed
 
 SITES = ("cleveland", "hungarian", "va")
 KEPT = ("name", "seed", "subtasks", "allocation", "fusion")

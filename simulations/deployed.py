@@ -1,7 +1,7 @@
 """A real federation on loopback: a server and sites from kits, each its own processes, mutual TLS between.
 
-Not a test. Everything is started as a user starts it, by the ``consilium`` command; whichever way the
-``with`` block ends, every process that was started in it is ended by its own id.
+For tests and benchmarks. Everything is started as a user starts it, by the ``consilium`` command; whichever
+way the ``with`` block ends, every process that was started in it is ended by its own id.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import tomlkit
 
+from protocol.errors import ConsiliumError, RunError
 from server.contact import ask
 from server.environment import quiet_environment
 from simulations.descendants import descendants, end
@@ -48,7 +49,7 @@ class Deployed:
 
     def consilium(self, *arguments: object, timeout_s: float = _START_S) -> str:
         """Run the command to its end; return what it prints."""
-        ended = subprocess.run(
+        ended = subprocess.run(  # noqa: S603  our own command
             [sys.executable, "-m", "consilium", *map(str, arguments)],
             cwd=self.folder,
             env=_environment(),
@@ -58,13 +59,14 @@ class Deployed:
             timeout=timeout_s,
             check=False,
         )
-        assert ended.returncode == 0, self.story(f"{arguments}: {ended.returncode}: {ended.stderr}")
+        if ended.returncode != 0:
+            raise RunError(self.story(f"{arguments}: {ended.returncode}: {ended.stderr}"))
         return ended.stdout
 
     def start(self, name: str, *arguments: object) -> None:
         """Start a command that stays."""
         with (self.folder / f"{name}.out").open("wb") as out:
-            self.processes[name] = subprocess.Popen(
+            self.processes[name] = subprocess.Popen(  # noqa: S603  our own command
                 [sys.executable, "-m", "consilium", *map(str, arguments)],
                 cwd=self.folder,
                 env=_environment(),
@@ -76,7 +78,7 @@ class Deployed:
 
     def status(self, run: str | None = None) -> dict[str, Any]:
         """What the server answers to ``status``; {} while it does not answer."""
-        with suppress(Exception):
+        with suppress(ConsiliumError):
             return ask(self.server, "status", {"run": run} if run else {})
         return {}
 
@@ -100,8 +102,10 @@ class Deployed:
         deadline = time.monotonic() + within_s
         while not condition():
             dead = [name for name, process in self.processes.items() if process.poll() is not None]
-            assert not dead, self.story(f"{dead} ended before: {what}")
-            assert time.monotonic() < deadline, self.story(f"not within {within_s:.0f} s: {what}")
+            if dead:
+                raise RunError(self.story(f"{dead} ended before: {what}"))
+            if time.monotonic() > deadline:
+                raise RunError(self.story(f"not within {within_s:.0f} s: {what}"))
             time.sleep(0.05)
 
     def pids(self, name: str, module: str) -> list[int]:
@@ -112,7 +116,8 @@ class Deployed:
     def kill(self, name: str, module: str) -> int:
         """Kill the one process under a command that runs a module, as a crash would; return its id."""
         found = self.pids(name, module)
-        assert len(found) == 1, self.story(f"{module} under {name}: {found}")
+        if len(found) != 1:
+            raise RunError(self.story(f"{module} under {name}: {found}"))
         os.kill(found[0], signal.SIGKILL)
         return found[0]
 
