@@ -170,6 +170,10 @@ class Roster:
             quarantined_until=standing.banned_until if standing.is_quarantined(round_) else 0,
         )
 
+    def quarantined(self, round_: int) -> list[str]:
+        """Return the sites that are not asked in this round for what they sent before."""
+        return [name for name in sorted(self.sites) if self.beliefs.standing(name).is_quarantined(round_)]
+
     def belief(self, site: str, subtask: str, round_: int) -> Belief:
         """Return what is believed of a site and a subtask or the group that it leads."""
         group, offered = self.groups.led_by(subtask), self.sites[site].capability.subtasks

@@ -122,6 +122,8 @@ class Conductor:
                 )
             elif isinstance(instruction, Decided):
                 self.decisions.append(instruction)
+                away = self.machine.roster.quarantined(instruction.round)
+                self.listener({"type": "decided", "round": instruction.round, "quarantined": away})
             else:
                 self._do(instruction)
         self.courier.send(letters)

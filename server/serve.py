@@ -25,6 +25,7 @@ from server.orders import OrderBook, write_aside
 logger = logging.getLogger("consilium.run")
 _WRITE_S = 0.5
 _KEPT_EVENTS = 200
+LOST = 75  # an exit code that is not the run's end
 
 
 @dataclass
@@ -41,6 +42,8 @@ class Status:
         logger.info("%s", {k: v for k, v in event.items() if k != "type"} | {"event": kind})
         if kind == "stage":
             self.given["stage"] = event["text"]
+        elif kind == "decided":
+            self.given["quarantined"] = list(event["quarantined"])
         elif kind == "assigned":
             self.given["stage"] = f"subtask {event['subtask']}"
         elif kind == "round":
@@ -114,8 +117,14 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     for noisy in ("httpx", "flwr", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    from server.flwr_adapter.runtime import RunNotRunningException  # noqa: PLC0415  Flower, after be_quiet
+
     try:
         ended = work(given)
+    except (KeyboardInterrupt, RunNotRunningException):
+        # Flower has taken the run away, or no longer knows the token: another process may get it back.
+        logger.warning("Flower no longer has this run")
+        sys.exit(LOST)
     except ConsiliumError as error:
         logger.error("%s", error)  # noqa: TRY400  one line: what, where and what to do
         tell({"why": str(error)[:500]})
