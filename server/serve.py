@@ -117,11 +117,11 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     for noisy in ("httpx", "flwr", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    from server.flwr_adapter.runtime import RunNotRunningException  # noqa: PLC0415  Flower, after be_quiet
+    from server.flwr_adapter.runtime import RunIsOver  # noqa: PLC0415  Flower, after be_quiet
 
     try:
         ended = work(given)
-    except (KeyboardInterrupt, RunNotRunningException):
+    except (KeyboardInterrupt, RunIsOver):
         # Flower has taken the run away, or no longer knows the token: another process may get it back.
         logger.warning("Flower no longer has this run")
         sys.exit(LOST)
