@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hmac
 import json
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +17,11 @@ from urllib.parse import parse_qs
 
 from protocol.errors import ConsiliumError, UserError
 from server.door import Application, Receive, Scope, Send
-from server.orders import LIVE, MAX_TEXT, Order, OrderBook
+from server.orders import LIVE, MAX_TEXT, RUN_NAME, Order, OrderBook
 
 SECRET_HEADER = "consilium-secret"  # noqa: S105  the header's name
 COMMANDS = "/v1/consilium/"
 _OPEN = ("/v1/runtime/", "/health")
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 
 Answer = tuple[int, dict[str, Any]]
 
@@ -105,7 +103,7 @@ class Commands:
         if name == "status":
             return 200, self._status(query.get("run"))
         run = query.get("run", "")
-        order = self.orders.get(run) if _NAME.match(run) else None
+        order = self.orders.get(run) if RUN_NAME.fullmatch(run) else None
         if order is None:
             return 404, {"error": f"there is no run '{run[:64]}' here"}
         return self._about(name, order, query)
@@ -125,7 +123,7 @@ class Commands:
 
     def _submit(self, given: dict[str, Any]) -> Answer:
         run, text = given.get("run"), given.get("collaboration")
-        if not isinstance(run, str) or not _NAME.match(run) or not isinstance(text, str):
+        if not isinstance(run, str) or not RUN_NAME.fullmatch(run) or not isinstance(text, str):
             return 400, {"error": "give a run's name and a collaboration's text"}
         order = self.orders.submit(run, text, time.time())
         return 200, order.model_dump(mode="json")

@@ -61,10 +61,13 @@ def submit(
 ) -> None:
     """Hand a collaboration to the running server; it starts when the runs before it have ended."""
     from server.contact import ask
-    from server.submitting import prepared
+    from server.submitting import check_run, prepared
 
     text, name = prepared(file)
-    given = {"run": run or f"{name[:40]}-{time.strftime('%Y%m%d-%H%M%S')}", "collaboration": text}
+    given = {
+        "run": check_run(run) if run else f"{name[:40]}-{time.strftime('%Y%m%d-%H%M%S')}",
+        "collaboration": text,
+    }
     order = ask(_kit(kit), "submit", given=given)
     if as_json:
         sys.stdout.write(json.dumps(order) + "\n")

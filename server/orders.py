@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from protocol.errors import ConfigError
 State = Literal["queued", "running", "stopping", "finished", "failed", "stopped"]
 LIVE: tuple[State, ...] = ("queued", "running", "stopping")
 MAX_TEXT = 2**20
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 class Order(Frozen):

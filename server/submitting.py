@@ -7,6 +7,7 @@ from pathlib import Path
 from collab.settings import parse, parse_toml, read_text
 from protocol.errors import ConfigError
 from server.federation import to_toml
+from server.orders import RUN_NAME
 
 
 def prepared(path: Path) -> tuple[str, str]:
@@ -27,3 +28,12 @@ def prepared(path: Path) -> tuple[str, str]:
         for name, config in found.data.items()
     }
     return to_toml(found.model_copy(update={"data": data})), found.name
+
+
+def check_run(name: str) -> str:
+    """Return a run's name; raise ``ConfigError`` for one that cannot stand in a path."""
+    if not RUN_NAME.fullmatch(name):
+        raise ConfigError(
+            f"--run '{name[:64]}': up to 64 letters, digits, dots, - and _, a letter or digit first"
+        )
+    return name
