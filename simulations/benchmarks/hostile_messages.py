@@ -120,7 +120,7 @@ def _field(name: str, change: Callable[[bytes, bytes, np.random.Generator], byte
 
 def _seal(record: RecordDict) -> dict[str, bytes]:
     sealed = record[SEAL]
-    return {key: value for key, value in sealed.items() if isinstance(value, bytes)}  # type: ignore[union-attr]
+    return {key: value for key, value in sealed.items() if isinstance(value, bytes)}
 
 
 def _blob(record: RecordDict) -> bytes:
