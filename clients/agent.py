@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 from flwr.app import RecordDict
@@ -24,8 +25,9 @@ from clients.inquiry import fetch_roster
 from clients.kit import SiteKit, load_kit, open_roster_book
 from clients.ledger import Ledger, Result
 from protocol.bundle import bundle_digest, make_bundle, package_version
-from protocol.children import Words, inherit
+from protocol.children import inherit
 from protocol.errors import ConsiliumError, MessageError, RosterError, SealError, VersionError
+from protocol.files import replace
 from protocol.keys import load_signing_key
 from protocol.messages import Refusal
 from protocol.records import pack, parts_of, record_of, take_seal, unpack, with_seal
@@ -48,16 +50,15 @@ class Agent:
     Args:
         kit: the site's.
         ledger: what it remembers.
-        tell: is told what a person may want to see.
         hold_s: how long a message is held at most for a result.
     """
 
     kit: SiteKit
     ledger: Ledger
-    tell: Callable[[Words], None]
     hold_s: float = HOLD_S
     clock: Callable[[], float] = time.time
     _roster_at: float = field(default_factory=time.monotonic)
+    _counted: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.book = open_roster_book(self.kit)
@@ -87,6 +88,12 @@ class Agent:
         self.bench.close()
         self.ledger.close()
         self._audit.close()
+
+    def write_counters(self) -> None:
+        """Say what the worker has loaded since it was started: a number that rises each round is a fault."""
+        if self.bench.counters != self._counted:
+            self._counted = dict(self.bench.counters)
+            replace(self.kit.state / "counters.json", json.dumps(self._counted).encode())
 
     def keep_current(self) -> None:
         """Fetch the roster now and then."""
@@ -222,13 +229,13 @@ class Agent:
         return with_seal(record, seal)
 
 
-def serve(agent: Agent, desk: TaskDesk, tell: Callable[[Words], None], stop: Callable[[], bool]) -> None:
+def serve(agent: Agent, desk: TaskDesk, stop: Callable[[], bool]) -> None:
     """Answer what the SuperNode hands on, until ``stop``."""
     pause_s, told_at = _FAST_S, 0.0
     while not stop():
         if time.monotonic() > told_at + _TELL_S:
             told_at = time.monotonic()
-            tell({"at": time.time(), "worker": agent.bench.worker, "counters": agent.bench.counters})
+            agent.write_counters()
             agent.keep_current()
         try:
             job = desk.take()
@@ -256,11 +263,11 @@ def main() -> None:
         signal.signal(number, lambda number, _: stopped.append(number))
     check_flower()
     kit = load_kit(Path(given["kit"]))
-    agent = Agent(kit, Ledger(kit.state, kit.config.limits.results_mib), tell)
+    agent = Agent(kit, Ledger(kit.state, kit.config.limits.results_mib))
     desk = TaskDesk(given["runtime"], bytes.fromhex(given["superexec"]))
     tell({"ready": True})
     try:
-        serve(agent, desk, tell, lambda: bool(stopped))
+        serve(agent, desk, lambda: bool(stopped))
     finally:
         agent.close()
     leave_quietly()

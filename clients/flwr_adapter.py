@@ -120,7 +120,7 @@ class Naps:
         """Sleep less than asked: 50 ms to 500 ms while nothing comes, 20 ms while an answer is awaited."""
         if seconds >= IDLE_S:
             time.sleep(self._idle_s)
-            self._idle_s = min(self._idle_s * 1.25, _SLOW_S)
+            self._idle_s = min(self._idle_s * 1.1, _SLOW_S)
         else:
             self._idle_s = _FAST_S
             time.sleep(min(seconds, 0.02))

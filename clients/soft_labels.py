@@ -40,7 +40,8 @@ def train_soft_labels(desk: Desk, assignment: Assignment) -> tuple[Contribution,
         found_NC = predict(module, desk.rows(raw.validation).x, desk.kind)
         accuracy = float((found_NC.argmax(axis=1) == raw.validation.y).mean())
     histogram = egress.histogram(class_counts(desk, raw), desk.site.egress)
-    return said.model_copy(update={"class_counts": histogram, "accuracy": accuracy}), wire
+    told = {"class_counts": histogram, "accuracy": accuracy, "public_digest": desk.subtask.public_digest}
+    return said.model_copy(update=told), wire
 
 
 def digest(desk: Desk, model: str, round_: int, arrays: Arrays) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,16 +39,25 @@ def spec_of(arrays: Arrays) -> dict[str, ArraySpec]:
 
 def check_spec(arrays: Arrays, spec: Spec) -> None:
     """Raise ``ArraysError`` unless ``arrays`` has exactly the names, shapes and dtypes of ``spec``."""
-    missing = sorted(spec.keys() - arrays.keys())
-    extra = sorted(arrays.keys() - spec.keys())
-    if missing or extra:
-        raise ArraysError(f"arrays have other names: missing {missing[:5]}, not expected {extra[:5]}")
+    _check_names(arrays.keys(), spec.keys())
+    check_same(spec_of(arrays), spec)
+
+
+def check_same(found: Spec, spec: Spec) -> None:
+    """Raise ``ArraysError`` unless ``found`` is ``spec``; the first difference is named."""
+    _check_names(found.keys(), spec.keys())
     for name, expected in spec.items():
-        array = arrays[name]
+        array = found[name]
         if array.shape != expected.shape:
             raise ArraysError(f"array '{name}' has shape {array.shape}, expected {expected.shape}")
-        if str(array.dtype) != expected.dtype:
+        if array.dtype != expected.dtype:
             raise ArraysError(f"array '{name}' has dtype {array.dtype}, expected {expected.dtype}")
+
+
+def _check_names(found: AbstractSet[str], expected: AbstractSet[str]) -> None:
+    missing, extra = sorted(expected - found), sorted(found - expected)
+    if missing or extra:
+        raise ArraysError(f"arrays have other names: missing {missing[:5]}, not expected {extra[:5]}")
 
 
 def check_finite(arrays: Arrays) -> None:
@@ -62,6 +73,17 @@ def check(arrays: Arrays, spec: Spec) -> None:
     check_finite(arrays)
 
 
+def norm(arrays: Arrays) -> float:
+    """Return the L2 norm over all floating-point arrays, summed in float64; infinite if it overflows."""
+    total = 0.0
+    with np.errstate(over="ignore"):
+        for array in arrays.values():
+            if array.dtype.kind == "f":
+                flat = array.reshape(-1).astype(np.float64)
+                total += float(np.dot(flat, flat))
+    return math.sqrt(total)
+
+
 def digest(arrays: Arrays) -> str:
     """Return the SHA-256 of names, dtypes, shapes and little-endian bytes, in order of name."""
     sha = hashlib.sha256()
@@ -75,3 +97,8 @@ def digest(arrays: Arrays) -> str:
 def num_bytes(arrays: Arrays) -> int:
     """Return the payload size of ``arrays`` in bytes, without headers."""
     return sum(array.nbytes for array in arrays.values())
+
+
+def spec_bytes(spec: Spec) -> int:
+    """Return the payload size in bytes of arrays of ``spec``, without headers."""
+    return sum(math.prod(one.shape) * np.dtype(one.dtype).itemsize for one in spec.values())

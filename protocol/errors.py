@@ -8,6 +8,8 @@
     + VersionError       it speaks another protocol version
     + MessageError       a message is not what its type allows
     + ArraysError        names, shapes, dtypes or finiteness of arrays
+      - LimitError       more bytes, arrays or rows, or larger numbers, than were agreed
+    + ReplyError         an answer that could not be taken or opened at all
     + UpstreamError      the models of the subtasks that this one comes after are not here
     + SealError          a message's seal is missing or does not hold; ``reason`` says why
     + EquivocationError  a party gave two answers to one question
@@ -92,6 +94,18 @@ class ArraysError(ProtocolError):
     """Arrays have other names, shapes or dtypes than agreed, or are not finite."""
 
     code = "arrays"
+
+
+class LimitError(ArraysError):
+    """There are more bytes, arrays or rows, or larger numbers, than were agreed."""
+
+    code = "limit"
+
+
+class ReplyError(ProtocolError):
+    """An answer could not be taken or opened at all."""
+
+    code = "reply"
 
 
 class UpstreamError(ProtocolError):

@@ -268,6 +268,7 @@ class Contribution(Frozen):
 
     ``steps`` is how many optimiser steps it made, ``accuracy`` its own model's on its validation
     rows, where the subtask asks for it. ``looked`` is what of ``examples_processed`` affinities took.
+    ``public_digest`` is, with soft labels, the digest of the public set that they are of.
     """
 
     run: Name
@@ -283,6 +284,7 @@ class Contribution(Frozen):
     looked: Count = 0
     accuracy: float | None = Field(None, ge=0, le=1)
     class_counts: Counts = ()
+    public_digest: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     digest: str = Field(pattern=r"^[0-9a-f]{64}$")
 
     @property

@@ -76,11 +76,7 @@ def decode_delta(wire: Arrays, spec: Spec) -> dict[str, NDArray[Any]]:
         ArraysError: the arrays are not what ``encode_delta`` makes of such a delta.
     """
     names = _quantised(spec)
-    expected = dict(spec)
-    for name in names:
-        expected[name] = ArraySpec(spec[name].shape, "int8")
-        expected[name + SCALE] = ArraySpec((_blocks(spec[name]),), "float32")
-    check(wire, expected)
+    check(wire, wire_spec(spec))
     delta: dict[str, NDArray[Any]] = {name: wire[name] for name in spec}
     for name in names:
         if (wire[name] < -_LARGEST).any() or (wire[name + SCALE] < 0).any():
@@ -91,6 +87,15 @@ def decode_delta(wire: Arrays, spec: Spec) -> dict[str, NDArray[Any]]:
             )
     check_finite(delta)
     return delta
+
+
+def wire_spec(spec: Spec) -> dict[str, ArraySpec]:
+    """Return the names, shapes and dtypes with which arrays of ``spec`` travel."""
+    expected = dict(spec)
+    for name in _quantised(spec):
+        expected[name] = ArraySpec(spec[name].shape, "int8")
+        expected[name + SCALE] = ArraySpec((_blocks(spec[name]),), "float32")
+    return expected
 
 
 def to_int8(values: Floating, block: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -80,17 +80,37 @@ def decode_soft_labels(arrays: Arrays, form: WireForm, rows: int, classes: int) 
     """
     match form:
         case "fp32":
-            check(arrays, {"probabilities": ArraySpec((rows, classes), "float32")})
+            check(arrays, wire_spec(form, rows, classes))
             _check_rows(arrays["probabilities"], _TOLERANCE)
             return arrays["probabilities"].astype(np.float32)
         case "fp16":
-            check(arrays, {"probabilities": ArraySpec((rows, classes), "float16")})
+            check(arrays, wire_spec(form, rows, classes))
             _check_rows(arrays["probabilities"], _half_tolerance(classes))
             return _rows_to_one(arrays["probabilities"].astype(np.float32))
         case "uint8":
             return _from_levels(arrays, rows, classes)
         case "topk":
             return _from_largest(arrays, rows, classes)
+    raise ArraysError(f"soft labels have no wire form {form!r:.20}; allowed: fp32, fp16, uint8, topk")
+
+
+def wire_spec(form: WireForm, rows: int, classes: int, top_k: int = 3) -> dict[str, ArraySpec]:
+    """Return the names, shapes and dtypes with which soft labels of so many rows and classes travel.
+
+    Raises:
+        ArraysError: there is no such form.
+    """
+    match form:
+        case "fp32" | "fp16":
+            return {"probabilities": ArraySpec((rows, classes), f"float{form[2:]}")}
+        case "uint8":
+            return {"levels": ArraySpec((rows, classes), "uint8"), "ranges": ArraySpec((rows,), "uint8")}
+        case "topk":
+            kept = min(top_k, classes)
+            return {
+                "classes": ArraySpec((rows, kept, _width(classes)), "uint8"),
+                "probabilities": ArraySpec((rows, kept), "float16"),
+            }
     raise ArraysError(f"soft labels have no wire form {form!r:.20}; allowed: fp32, fp16, uint8, topk")
 
 
@@ -108,7 +128,7 @@ def _to_levels(probabilities_NC: NDArray[np.float32]) -> dict[str, NDArray[Any]]
 
 
 def _from_levels(arrays: Arrays, rows: int, classes: int) -> NDArray[np.float32]:
-    check(arrays, {"levels": ArraySpec((rows, classes), "uint8"), "ranges": ArraySpec((rows,), "uint8")})
+    check(arrays, wire_spec("uint8", rows, classes))
     levels_NC, ranges_N1 = arrays["levels"], arrays["ranges"][:, None]
     if levels_NC[ranges_N1[:, 0] == 0].any():
         raise ArraysError("soft labels have rows that abstain and yet have levels")
@@ -139,13 +159,7 @@ def _from_largest(arrays: Arrays, rows: int, classes: int) -> NDArray[np.float32
             f"soft labels of the likeliest classes have shape {shape}, expected {rows} x 1 or more"
         )
     kept, width = shape[1], _width(classes)
-    check(
-        arrays,
-        {
-            "classes": ArraySpec((rows, kept, width), "uint8"),
-            "probabilities": ArraySpec((rows, kept), "float16"),
-        },
-    )
+    check(arrays, wire_spec("topk", rows, classes, kept))
     index_NK = arrays["classes"] @ 256 ** np.arange(width)
     if (index_NK >= classes).any() or (np.diff(np.sort(index_NK, axis=1), axis=1) == 0).any():
         raise ArraysError(

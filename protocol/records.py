@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
@@ -12,8 +13,8 @@ from pydantic import ValidationError
 
 from protocol.arrays import Arrays
 from protocol.bounds import Frozen
-from protocol.codec import decode, encode
-from protocol.errors import MessageError, SealError, VersionError
+from protocol.codec import Limits, decode, encode
+from protocol.errors import ArraysError, MessageError, SealError, VersionError
 from protocol.header import MAX_HEADER_BYTES
 from protocol.messages import PROTOCOL_VERSION
 from protocol.seal import SIGNATURE_BYTES, Seal
@@ -30,6 +31,7 @@ MAX_ARRAY_BYTES = 4 * 2**30
 _MAX_TYPE_LENGTH = 64
 _NUM_PARTS = 6
 _MAX_INLINE = 2**20
+ANY_ARRAYS: Final = Limits(MAX_ARRAY_BYTES)
 
 M = TypeVar("M", bound=Frozen)
 
@@ -59,15 +61,22 @@ def pack(message: Frozen, arrays: Arrays | None = None) -> RecordDict:
 
 
 def unpack(
-    record: RecordDict, expected: type[M], max_array_bytes: int = MAX_ARRAY_BYTES
+    record: RecordDict, expected: type[M], limits: Limits = ANY_ARRAYS, max_body_bytes: int = MAX_BODY_BYTES
 ) -> tuple[M, dict[str, NDArray[Any]]]:
     """Return the message of type ``expected`` in ``record``, and its arrays ({} if it has none).
 
     Raises:
         VersionError: it was packed by another protocol version.
-        MessageError: it is not a message of that type, or a field is out of bounds.
-        ArraysError: its arrays are not what their header says.
+        MessageError: it is not a message of that type, a field is out of bounds or stands twice, or it
+            is longer than ``max_body_bytes``.
+        ArraysError: its arrays are not what their header says, or not within ``limits``.
     """
+    message = unpack_message(record, expected, max_body_bytes)
+    return message, unpack_arrays(record.get(ARRAYS), limits)
+
+
+def unpack_message(record: RecordDict, expected: type[M], max_body_bytes: int = MAX_BODY_BYTES) -> M:
+    """Return the message of type ``expected``, its arrays not looked at; raises as ``unpack``."""
     if not set(record) <= {HEAD, ARRAYS} or not isinstance(head := record.get(HEAD), ConfigRecord):
         raise MessageError(f"not a Consilium message; expected {expected.__name__}")
     version, kind, body = head.get("version"), head.get("type"), head.get("body")
@@ -77,15 +86,30 @@ def unpack(
         )
     if kind != expected.__name__:
         raise MessageError(f"message of type {kind!r:.40}; expected {expected.__name__}")
-    if not isinstance(body, bytes) or len(body) > MAX_BODY_BYTES:
-        raise MessageError(f"{expected.__name__} has no body, or one of more than {MAX_BODY_BYTES} bytes")
+    if not isinstance(body, bytes) or len(body) > max_body_bytes:
+        raise MessageError(f"{expected.__name__} has no body, or one of more than {max_body_bytes} bytes")
     try:
-        message = expected.model_validate_json(body)
+        # Strict: true, "5" and 5.0 are no whole numbers. It also bounds the depth of what is read next.
+        message = expected.model_validate_json(body, strict=True)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "body"
         raise MessageError(f"{expected.__name__}: field {where[:100]!r}: {first['msg']:.200}") from None
-    return message, unpack_arrays(record.get(ARRAYS), max_array_bytes)
+    _check_unique(body, expected.__name__)
+    return message
+
+
+def _check_unique(body: bytes, name: str) -> None:
+    """Refuse a key that stands twice: two readers might each take another one of them."""
+    try:
+        json.loads(body, object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        raise MessageError(f"{name}: a field stands twice in it, or it is not plain JSON") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> None:
+    if len({key for key, _ in pairs}) != len(pairs):
+        raise ValueError
 
 
 def attach(record: RecordDict, arrays: Arrays) -> RecordDict:
@@ -207,18 +231,23 @@ def _as_arrays(blob: bytes) -> ArrayRecord:
     return ArrayRecord({BLOB: Array(dtype="uint8", shape=(len(blob),), stype=STYPE, data=blob)})
 
 
-def unpack_arrays(record: object, max_bytes: int = MAX_ARRAY_BYTES) -> dict[str, NDArray[Any]]:
+def unpack_arrays(record: object, limits: Limits = ANY_ARRAYS) -> dict[str, NDArray[Any]]:
     """Return the arrays of a record made by ``pack_arrays``; ``{}`` for None."""
     if record is None:
+        if limits.spec:
+            raise ArraysError(f"there are no arrays, expected {len(limits.spec)}")
         return {}
-    return decode(_blob(record), max_bytes)
+    return decode(_blob(record), limits)
 
 
 def _blob(record: object) -> bytes:
     """Return the bytes of a record made by ``pack_arrays``; nothing else of it is read."""
     if not isinstance(record, ArrayRecord) or set(record) != {BLOB} or record[BLOB].stype != STYPE:
         raise MessageError("arrays are not one Consilium blob")
-    return record[BLOB].data
+    data = record[BLOB].data
+    if not isinstance(data, bytes):
+        raise MessageError("arrays are not bytes")
+    return data
 
 
 def wire_bytes(record: RecordDict) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from collab.cohort import Task
 from collab.collaboration import Collaboration, metric_of
 from collab.events import (
     Abort,
@@ -39,6 +40,7 @@ from protocol.messages import Capability, Contribution, assignment_id
 from server import ballots
 from server.courier import Account, Arrival, Courier, Letter
 from server.families import Family, said
+from server.gate import guarded
 from server.learner import Learner
 from server.preparation import predicted_seconds
 from server.roll_call import RollCall, admit, dismiss, nobody
@@ -185,10 +187,10 @@ class Conductor:
             if note not in self.notes:  # a slow site may be late every round
                 self.notes.append(note)
             return TimePassed(at_s=arrival.at_s)
+        if task.outcome == "contributed" and arrival.content is None:
+            return TimePassed(at_s=arrival.at_s)  # what has answered has not failed
         try:
-            contribution, arrays = arrival.open(Contribution)
-            if task.outcome == "asked":
-                self.learners[task.send.subtask].accept(key, contribution, arrays)
+            contribution = self._admitted(arrival, task)
         except ConsiliumError as error:
             site = arrival.letter.site
             self.notes.append(f"{site}: contribution to {key} rejected: {error}")
@@ -202,6 +204,16 @@ class Conductor:
             num_examples=contribution.num_examples,
             digest=contribution.digest,
         )
+
+    def _admitted(self, arrival: Arrival, task: Task) -> Contribution:
+        """Check and keep a contribution; of one that is not used any more the message alone is read."""
+        if task.outcome != "asked":
+            return arrival.glance(Contribution)
+        learner, key = self.learners[task.send.subtask], arrival.letter.about
+        contribution, arrays = arrival.admit(learner.demand(key, task.send))
+        with guarded():
+            learner.accept(key, contribution, arrays)
+        return contribution
 
     def _aggregate(self, instruction: Aggregate) -> None:
         name = instruction.subtask

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import json
 import math
 import time
 from collections import defaultdict
@@ -23,16 +22,19 @@ from numpy.typing import NDArray
 from collab.rng import generator
 from collab.terms import SiteProfile
 from protocol.bounds import Frozen
+from protocol.codec import Limits
 from protocol.errors import ProtocolError, RunError
-from protocol.messages import Refusal
-from protocol.records import HEAD, unpack, wire_bytes
+from protocol.messages import Contribution, Refusal
+from protocol.records import HEAD, MAX_BODY_BYTES, unpack, unpack_message, wire_bytes
+from server.gate import NO_ARRAYS, Demand, check, check_sender, guarded
+from server.pulling import Reply, pull
 from server.units import plain
 
 M = TypeVar("M", bound=Frozen)
 
-_POLL_S = 0.2
-# What a contribution may say at most that it processed; more is refused when it is opened.
-_MOST_EXAMPLES = 10**12
+_POLL_S = 0.02  # a grid that asks over a line says itself how often
+# A refusal is a code and 500 characters, each of which JSON may write in 12 bytes.
+_REFUSAL_BYTES = 8192
 # How long a simulated site may really take before the simulation itself counts as broken.
 _REAL_LIMIT_S = 3600.0
 
@@ -60,37 +62,65 @@ class Letter:
 
 @dataclass(frozen=True)
 class Arrival:
-    """An answer and when it came; ``error`` says what went wrong where there is no content."""
+    """An answer and when it came; ``error`` says what went wrong where there is no content.
+
+    ``failure`` is an error with a code of its own, where the answer could not even be taken.
+    """
 
     letter: Letter
     at_s: float
     content: RecordDict | None
     error: str = ""
+    failure: ProtocolError | None = None
 
-    def open(self, expected: type[M]) -> tuple[M, dict[str, NDArray[Any]]]:
-        """Return the message and arrays of the answer.
+    def open(self, expected: type[M], limits: Limits = NO_ARRAYS) -> tuple[M, dict[str, NDArray[Any]]]:
+        """Return the message and arrays of the answer, read within ``limits``.
 
         Raises:
             ProtocolError: the site refused, failed, or sent something else.
         """
+        with guarded():
+            message, arrays = _open(self._found(), expected, limits)
+            check_sender(message, self.letter.site)
+        return message, arrays
+
+    def admit(self, demand: Demand) -> tuple[Contribution, dict[str, NDArray[Any]]]:
+        """Return the contribution and its arrays, checked against what was demanded; raises as ``open``."""
+        with guarded():
+            said, arrays = _open(self._found(), Contribution, demand.limits, demand.body_bytes)
+            check(said, arrays, demand)
+        return said, arrays
+
+    def glance(self, expected: type[M]) -> M:
+        """Return the message alone, where the arrays are not used any more; raises as ``open``."""
+        with guarded():
+            return unpack_message(self._found(), expected)
+
+    def _found(self) -> RecordDict:
         if self.content is None:
-            raise ProtocolError(self.error or "the site failed")
-        return _open(self.content, expected)
+            raise self.failure or ProtocolError(self.error or "the site failed")
+        return self.content
 
 
-def open_reply(message: Message, expected: type[M]) -> tuple[M, dict[str, NDArray[Any]]]:
+def open_reply(reply: Reply, expected: type[M]) -> tuple[M, dict[str, NDArray[Any]]]:
     """Return the message and arrays of a reply that needed no clock; raises as ``Arrival.open``."""
-    if message.has_error():
-        raise ProtocolError(_flower_error(message))
-    return _open(message.content, expected)
+    if reply.content is None:
+        raise reply.failure or ProtocolError("the site failed")
+    with guarded():
+        return _open(reply.content, expected)
 
 
-def _open(content: RecordDict, expected: type[M]) -> tuple[M, dict[str, NDArray[Any]]]:
+def _open(
+    content: RecordDict,
+    expected: type[M],
+    limits: Limits = NO_ARRAYS,
+    max_body_bytes: int = MAX_BODY_BYTES,
+) -> tuple[M, dict[str, NDArray[Any]]]:
     head = content.get(HEAD)
     if isinstance(head, ConfigRecord) and head.get("type") == Refusal.__name__:
-        refusal, _ = unpack(content, Refusal)
+        refusal, _ = unpack(content, Refusal, NO_ARRAYS, _REFUSAL_BYTES)
         raise ProtocolError(f"{refusal.code}: {plain(refusal.detail)}")
-    return unpack(content, expected)
+    return unpack(content, expected, limits, max_body_bytes)
 
 
 @dataclass
@@ -190,20 +220,20 @@ class _Base:
             if letter.counted:
                 self.accounts[letter.site].bytes_down += wire_bytes(letter.content)
 
-    def _pull(self) -> list[tuple[int, Letter, float, Message]]:
+    def _pull(self) -> list[tuple[int, Letter, float, Reply]]:
         """Return what has come in, one message at a time so that one bad reply spoils no other."""
-        found: list[tuple[int, Letter, float, Message]] = []
+        found: list[tuple[int, Letter, float, Reply]] = []
         for message_id in list(self._sent):
             # A node may answer twice: both go on, and whoever asked tells them apart.
-            if messages := list(self._grid.pull_messages([message_id])):
+            if replies := pull(self._grid, message_id):
                 sent = self._sent.pop(message_id)
-                found.extend((*sent, message) for message in messages)
+                found.extend((*sent, reply) for reply in replies)
         return found
 
-    def _account(self, letter: Letter, message: Message, seconds: float) -> None:
+    def _account(self, letter: Letter, reply: Reply, seconds: float) -> None:
         if letter.counted:
             account = self.accounts[letter.site]
-            account.bytes_up += wire_bytes(message.content) if message.has_content() else 0
+            account.bytes_up += reply.size
             account.seconds += seconds
 
 
@@ -227,10 +257,10 @@ class WallCourier(_Base):
     def next(self, until_s: float) -> Arrival | None:
         """Poll until an answer is there or the time has come."""
         while True:
-            for _, letter, sent_s, message in self._pull():
+            for _, letter, sent_s, reply in self._pull():
                 now_s = self.now_s
-                self._account(letter, message, now_s - sent_s)
-                self._ready.append(_arrival(letter, now_s, message))
+                self._account(letter, reply, now_s - sent_s)
+                self._ready.append(_arrival(letter, now_s, reply))
             if self._ready:
                 return self._ready.pop(0)
             if self.now_s >= until_s:
@@ -298,24 +328,23 @@ class SimulatedCourier(_Base):
                 time.sleep(_POLL_S)
         # In the order of sending, whatever order an engine answered in: a site does one thing at a time.
         answered: set[int] = set()
-        for number, letter, sent_s, message in sorted(found, key=lambda f: f[0]):
+        for number, letter, sent_s, reply in sorted(found, key=lambda f: f[0]):
             if number in answered:
                 continue  # a second answer to one letter has no time of its own on this clock
             answered.add(number)
-            seconds = self._seconds(letter, message)
-            self._account(letter, message, seconds)
+            seconds = self._seconds(letter, reply)
+            self._account(letter, reply, seconds)
             at_s = max(sent_s, self._busy_until_s[letter.site]) + seconds
             self._busy_until_s[letter.site] = at_s
-            heapq.heappush(self._due, _Due(at_s, letter.site, number, _arrival(letter, at_s, message)))
+            heapq.heappush(self._due, _Due(at_s, letter.site, number, _arrival(letter, at_s, reply)))
 
-    def _seconds(self, letter: Letter, message: Message) -> float:
+    def _seconds(self, letter: Letter, reply: Reply) -> float:
         if not letter.counted:
             return 0.0
         profile = self._profiles[letter.site]
-        content = message.content if message.has_content() else RecordDict()
-        size = wire_bytes(letter.content) + wire_bytes(content)
+        size = wire_bytes(letter.content) + reply.size
         transfer_s = size * 8 / (profile.bandwidth_mbit * 1e6) + 2 * profile.latency_s
-        return transfer_s + _work(content) / profile.examples_per_s
+        return transfer_s + reply.work / profile.examples_per_s
 
     def _vanishes(self, letter: Letter) -> bool:
         chance = self._profiles[letter.site].dropout
@@ -324,23 +353,5 @@ class SimulatedCourier(_Base):
         return bool(generator(self._seed, letter.round, letter.site, "dropout").random() < chance)
 
 
-def _arrival(letter: Letter, at_s: float, message: Message) -> Arrival:
-    if message.has_error():
-        return Arrival(letter, at_s, None, _flower_error(message))
-    return Arrival(letter, at_s, message.content)
-
-
-def _flower_error(message: Message) -> str:
-    # Flower's reason may hold a traceback of the site, and with it data: only the code goes on.
-    return f"the site failed (Flower error code {message.error.code}); its own log says why"
-
-
-def _work(content: RecordDict) -> float:
-    """Return the examples that the answer says it processed; 0 where it says nothing."""
-    head = content.get(HEAD)
-    body = head.get("body") if isinstance(head, ConfigRecord) else None
-    try:
-        value = json.loads(body).get("examples_processed", 0) if isinstance(body, bytes) else 0
-    except (ValueError, AttributeError, RecursionError):
-        return 0.0
-    return float(value) if isinstance(value, int) and 0 <= value <= _MOST_EXAMPLES else 0.0
+def _arrival(letter: Letter, at_s: float, reply: Reply) -> Arrival:
+    return Arrival(letter, at_s, reply.content, str(reply.failure or ""), reply.failure)

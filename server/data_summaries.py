@@ -12,10 +12,14 @@ from collab.data.preprocess import ColumnStatistics, merge
 from protocol.errors import ConsiliumError, MessageError
 from protocol.messages import DataSummary, Subtask
 from server.courier import Arrival
+from server.gate import NO_CAPS, check_rows
 
 
 def open_summaries(
-    arrivals: Sequence[Arrival], subtask: Subtask, notes: list[str]
+    arrivals: Sequence[Arrival],
+    subtask: Subtask,
+    notes: list[str],
+    max_examples: Mapping[str, int] = NO_CAPS,
 ) -> tuple[dict[str, DataSummary], list[ColumnStatistics]]:
     """Return summaries by site and the statistics that merge, in the same order.
 
@@ -28,10 +32,11 @@ def open_summaries(
         site = arrival.letter.site
         try:
             summary, _ = arrival.open(DataSummary)
+            check_rows(site, max(summary.train, summary.validation, summary.test), max_examples)
             statistics[site] = _checked(summary, site, subtask)
             summaries[site] = summary
         except ConsiliumError as error:
-            notes.append(f"{site}: left out of {subtask.name}: {error}")
+            notes.append(f"{site}: left out of {subtask.name}: {error.code}: {error}")
     alike = _most_alike(statistics)
     for site, found in statistics.items():
         if site not in alike:

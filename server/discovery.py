@@ -15,6 +15,8 @@ from protocol.fusing import FINAL
 from protocol.messages import Capability
 from protocol.records import pack
 from server.courier import open_reply
+from server.gate import NO_CAPS, check_rows
+from server.pulling import Reply, pull
 
 _POLL_S = 0.2
 
@@ -24,9 +26,11 @@ class Greeting(Frozen):
 
 
 def discover(
-    grid: Grid, collaboration: Collaboration, notes: list[str]
+    grid: Grid, collaboration: Collaboration, notes: list[str], max_examples: Mapping[str, int] = NO_CAPS
 ) -> tuple[dict[str, int], dict[str, Capability]]:
     """Ask every node what it can do, until enough sites have joined; return nodes and capabilities by site.
+
+    ``max_examples`` is the most rows of a subtask that a site may say it has, where the roster gives it.
 
     Raises:
         RunError: too few sites joined in time.
@@ -43,8 +47,14 @@ def discover(
         messages = [Message(pack(Greeting()), node, "query.capability") for node in fresh]
         pending.update(zip(grid.push_messages(messages) if messages else [], fresh, strict=True))
         for message_id in list(pending):
-            for reply in grid.pull_messages([message_id]):
-                _join(reply, pending.pop(message_id), collaboration, nodes, capabilities, notes)
+            for reply in pull(grid, message_id)[:1]:  # a node may answer twice
+                node = pending.pop(message_id)
+                try:
+                    capability = opened(reply, collaboration, capabilities, max_examples)
+                except ConsiliumError as error:
+                    notes.append(f"a node did not join: {error.code}: {error}")
+                    continue
+                nodes[capability.site], capabilities[capability.site] = node, capability
         everybody = collaboration.is_scenario and len(asked) >= wanted and not pending
         if everybody or time.monotonic() > until:
             break
@@ -60,28 +70,17 @@ def _sites_needed(collaboration: Collaboration) -> int:
     return len(collaboration.sites) or max(t.min_sites for t in collaboration.subtasks.values())
 
 
-def _join(
-    reply: Message,
-    node: int,
+def opened(
+    reply: Reply,
     collaboration: Collaboration,
-    nodes: dict[str, int],
-    capabilities: dict[str, Capability],
-    notes: list[str],
-) -> None:
-    try:
-        capability = opened(reply, collaboration, capabilities)
-    except ConsiliumError as error:
-        notes.append(f"a node did not join: {error}")
-        return
-    nodes[capability.site] = node
-    capabilities[capability.site] = capability
-
-
-def opened(reply: Message, collaboration: Collaboration, taken: Container[str]) -> Capability:
+    taken: Container[str],
+    max_examples: Mapping[str, int] = NO_CAPS,
+) -> Capability:
     """Return what a node says that it can do, of the subtasks that there are.
 
     Raises:
-        ProtocolError: it cannot be read, has no place in this collaboration, or its name is taken.
+        ProtocolError: it cannot be read, has no place in this collaboration, its name is taken, or it
+            says that it has more rows than the roster gives it.
     """
     capability, _ = open_reply(reply, Capability)
     site = capability.site
@@ -93,6 +92,8 @@ def opened(reply: Message, collaboration: Collaboration, taken: Container[str]) 
         raise MessageError(f"a site cannot be called '{FINAL}'")
     if site in taken:
         raise MessageError(f"{site}: a second node of that name was turned away")
+    for rows in capability.subtasks.values():
+        check_rows(site, rows, max_examples)
     offered = _with_parts(capability.subtasks, collaboration)
     known = {name: n for name, n in offered.items() if name in collaboration.subtasks}
     return capability.model_copy(update={"subtasks": known})

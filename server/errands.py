@@ -28,7 +28,8 @@ from server.flwr_adapter import Run
 
 logger = logging.getLogger(__name__)
 
-_FAST_S, _SLOW_S = 0.03, 0.5  # between two looks: soon after something happened, then less often
+# Between two looks for answers: a tenth of the time for which nothing has come, within these bounds.
+_FAST_S, _SLOW_S, _SHARE = 0.03, 0.5, 0.1
 _NODES_S = 1.0
 _ABSENT_S = 90.0  # for so long a site that is restarted or cut off still belongs to the run
 _AGAIN_S = 0.5
@@ -120,7 +121,7 @@ class ErrandGrid(Grid):
         self._names: dict[int, str] = {}
         self._seen: dict[int, float] = {}
         self._nodes_at = self._look_at = 0.0
-        self._pause_s = _FAST_S
+        self._quiet_since = 0.0
         self._run = Run.create_empty(0)
         self.work: dict[str, SiteWork] = {}
 
@@ -203,7 +204,7 @@ class ErrandGrid(Grid):
             raise StoppedError("the run was stopped")
 
     def _soon(self) -> None:
-        self._pause_s, self._look_at = _FAST_S, 0.0
+        self._quiet_since, self._look_at = time.monotonic(), 0.0
 
     def _advance(self) -> None:
         """Look for answers and send what is due, unless the last look was just now."""
@@ -214,8 +215,9 @@ class ErrandGrid(Grid):
         happened = False
         for site in list(self._queues):
             happened |= self._attend(site, now)
-        self._pause_s = _FAST_S if happened else min(self._pause_s * 1.5, _SLOW_S)
-        self._look_at = time.monotonic() + self._pause_s
+        now = time.monotonic()
+        self._quiet_since = now if happened else self._quiet_since
+        self._look_at = now + min(max(_FAST_S, _SHARE * (now - self._quiet_since)), _SLOW_S)
 
     def _attend(self, site: str, now: float) -> bool:
         """Take what came from a site and send what is due to it; return whether anything happened."""

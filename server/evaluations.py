@@ -16,6 +16,8 @@ from collab.objective import constant_metrics, relative_losses
 from collab.paired import compare
 from collab.sparse import expand
 from protocol.arrays import Arrays, Spec, check, spec_of
+from protocol.bounds import Rows
+from protocol.codec import Limits, at_most
 from protocol.errors import ConsiliumError, MessageError
 from protocol.messages import Evaluation
 from server.courier import Arrival, Courier, Letter, Patience, gather
@@ -74,14 +76,16 @@ def merge_evaluations(
     specs = {"": metrics.statistics_spec(kind_task(prepared), prepared.subtask.outputs)}
     if kind_task(prepared) == "classification":
         specs |= {"constant": paired_spec(prepared), "temperature": temperature_spec(prepared)}
+    limits = limits_of(specs)
     found: dict[str, list[Stats]] = {group: [] for group in specs}
     sites = []
     for arrival in arrivals:
         site = arrival.letter.site
         try:
-            evaluation, arrays = arrival.open(Evaluation)
+            evaluation, arrays = arrival.open(Evaluation, limits)
             if not evaluation.num_examples:
                 continue
+            check_num_examples(evaluation, prepared, "validation")
             groups = _opened(arrays, specs, evaluation.num_examples)
         except ConsiliumError as error:
             notes.append(f"{site}: evaluation of {prepared.subtask.name} not used: {error}")
@@ -120,6 +124,19 @@ def _opened(arrays: Arrays, specs: Mapping[str, Spec], num_examples: int) -> dic
     if "temperature" in groups:
         check_temperature_sums(groups["temperature"], num_examples)
     return groups
+
+
+def check_num_examples(evaluation: Evaluation, prepared: Prepared, rows: Rows) -> None:
+    """Raise ``MessageError`` if a site measured on more rows than it said it has before the first round."""
+    summary = prepared.summaries[evaluation.site]
+    if evaluation.num_examples > (summary.test if rows == "test" else summary.validation):
+        raise MessageError(f"more {rows} rows than the site said it has")
+
+
+def limits_of(specs: Mapping[str, Spec]) -> Limits:
+    """Return the most that statistics of these groups take on the wire; the group ``""`` has no prefix."""
+    named = {f"{g}/{n}" if g else n: one for g, spec in specs.items() for n, one in spec.items()}
+    return at_most(named)
 
 
 def paired_spec(prepared: Prepared) -> Spec:

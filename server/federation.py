@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,13 +47,17 @@ COLLABORATION = "collaboration.toml"
 
 @dataclass(frozen=True)
 class Terms:
-    """What a run is carried out with, beside the collaboration."""
+    """What a run is carried out with, beside the collaboration.
+
+    ``max_examples`` is the most rows of a subtask that a site may say it has, where the roster gives it.
+    """
 
     run: str
     folder: Path
     clock: Clock = "simulated"
     engine: str = "flower"
     baselines: bool = False
+    max_examples: Mapping[str, int] = field(default_factory=dict)
 
 
 def federate(
@@ -75,21 +79,19 @@ def federate(
     tell({"type": "stage", "text": "waiting for sites"})
     if terms.clock == "simulated" and terms.engine != "local":
         grid = TurnsGrid(grid)  # the local engine answers in turn, and must see a cohort as one batch
-    nodes, everybody = discover(grid, collaboration, notes)
+    nodes, everybody = discover(grid, collaboration, notes, terms.max_examples)
     later = {s: c for s, c in everybody.items() if joins_later(collaboration, s)}
     capabilities = {s: c for s, c in everybody.items() if s not in later}
     courier = ChainedCourier(_courier(grid, nodes, collaboration, terms))
     tell({"type": "stage", "text": "merging statistics"})
-    prepared = {
-        name: with_sets(collaboration, one)
-        for name, one in alike(collaboration, prepare(courier, collaboration, capabilities, notes)).items()
-    }
+    found = prepare(courier, collaboration, capabilities, notes, terms.max_examples)
+    prepared = {name: with_sets(collaboration, one) for name, one in alike(collaboration, found).items()}
     spool = Spool(terms.folder / "contributions")
     learners = {name: make(collaboration, one, terms.run, spool) for name, one in prepared.items()}
     chains = Chains(learners, courier)
     roll_call: RollCall = ByProfile(collaboration, later)
     if terms.clock == "wall":
-        roll_call = ByNodes(grid, courier, collaboration, nodes, notes)
+        roll_call = ByNodes(grid, courier, collaboration, nodes, notes, terms.max_examples)
     with closing(spool), RunLog(terms.folder) as log:
         conductor = Conductor(
             *(collaboration, terms.run, courier, learners, log, tell, notes),

@@ -17,13 +17,14 @@ from collab.paired import LOSSES, difference
 from collab.plugins import load
 from collab.sparse import expand
 from protocol.arrays import Arrays, check, check_finite
+from protocol.codec import at_most
 from protocol.errors import ConsiliumError, MessageError
 from protocol.fusing import FINAL, Candidate
 from protocol.messages import Assignment, Contribution, Evaluation, EvaluationRequest
 from protocol.records import pack
 from server.courier import Courier, Letter
-from server.evaluations import kind_task, paired_spec
-from server.fitting import Pool, Request, check_model, fit, fusion_letters, local_models
+from server.evaluations import check_num_examples, kind_task, limits_of, paired_spec
+from server.fitting import Pool, Request, check_model, fit, fusion_letters, local_models, model_limits
 from server.learner import Learner
 from server.preparation import Prepared, ask
 
@@ -139,11 +140,13 @@ def _measure(
     arrays = fused[0].arrays() | {f"fusion/{k}": v for k, v in fused[1].items()}
     letters = fusion_letters(prepared, request, arrays, prepared.sites)
     spec = metrics.statistics_spec(kind_task(prepared), prepared.subtask.outputs)
+    limits = limits_of({**dict.fromkeys(METHODS, spec), "paired": paired_spec(prepared)})
     result: dict[str, dict[str, Stats]] = {}
     for arrival in ask(courier, letters, notes):
         site = arrival.letter.site
         try:
-            evaluation, arrays = arrival.open(Evaluation)
+            evaluation, arrays = arrival.open(Evaluation, limits)
+            check_num_examples(evaluation, prepared, "test")
             methods = _by_method(arrays)
             for method, stats in methods.items():
                 if method == "pool":
@@ -203,7 +206,7 @@ def _train_alone(
     found: dict[str, tuple[str, Arrays]] = {}
     for arrival in ask(courier, letters, notes):
         try:
-            contribution, arrays = arrival.open(Contribution)
+            contribution, arrays = arrival.open(Contribution, model_limits(prepared))
             if arrays:
                 check_model(prepared, contribution.model, arrays)
                 found[arrival.letter.site] = (contribution.model, arrays)
@@ -232,7 +235,8 @@ def merge_stats(courier: Courier, letters: list[Letter], prepared: Prepared, not
     found = []
     for arrival in ask(courier, letters, notes):
         try:
-            evaluation, arrays = arrival.open(Evaluation)
+            evaluation, arrays = arrival.open(Evaluation, at_most(spec))
+            check_num_examples(evaluation, prepared, "test")
             if evaluation.num_examples:
                 stats = expand(arrays, spec)
                 check(stats, spec)

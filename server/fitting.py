@@ -14,11 +14,14 @@ from collab.plugins import load
 from collab.soft_labels.contract import SoftLabels
 from protocol.arrays import Arrays, check, spec_of
 from protocol.bounds import Rows
+from protocol.codec import Limits, at_most, exactly
 from protocol.errors import ConsiliumError, MessageError
 from protocol.fusing import Candidate, FusionRequest
 from protocol.messages import Evaluation, LocalModel, SubtaskQuery
 from protocol.records import pack
 from server.courier import Arrival, Courier, Letter
+from server.evaluations import check_num_examples
+from server.gate import LARGEST_MODEL, check_norm
 from server.preparation import Prepared, ask
 
 State = dict[str, NDArray[Any]]
@@ -40,11 +43,12 @@ def local_models(courier: Courier, prepared: Prepared, notes: list[str]) -> Pool
     """Return the sites' own last models that may leave, each with its own calibration."""
     query = pack(SubtaskQuery(subtask=prepared.subtask))
     letters = [Letter(s, "query.local_model", query, prepared.subtask.name, None) for s in prepared.sites]
+    limits = model_limits(prepared)
     candidates, models = [], {}
     for arrival in ask(courier, letters, notes):
         site = arrival.letter.site
         try:
-            answer, arrays = arrival.open(LocalModel)
+            answer, arrays = arrival.open(LocalModel, limits)
             if answer.model is not None:
                 check_model(prepared, answer.model, arrays)
                 models[site] = arrays
@@ -59,6 +63,17 @@ def check_model(prepared: Prepared, model: str, arrays: Arrays) -> None:
     if model not in prepared.model_mib:
         raise MessageError("it is of an architecture that the subtask does not name")
     check(arrays, spec_of(prepared.fresh_arrays(model)))
+    check_norm(arrays, LARGEST_MODEL)
+
+
+def model_limits(prepared: Prepared) -> Limits:
+    """Return the most that a model of any architecture that the subtask names takes on the wire."""
+    every = [exactly(spec_of(prepared.fresh_arrays(model))) for model in prepared.model_mib]
+    return Limits(
+        max(one.num_bytes for one in every),
+        max(one.header_bytes for one in every),
+        max(one.arrays for one in every),
+    )
 
 
 def fit(
@@ -152,7 +167,8 @@ def _sums(
     found = {}
     for arrival in answers:
         try:
-            evaluation, arrays = arrival.open(Evaluation)
+            evaluation, arrays = arrival.open(Evaluation, at_most(spec))
+            check_num_examples(evaluation, prepared, "validation")
             if evaluation.num_examples:
                 check(arrays, spec)
                 rule.fit(arrays, state, count)  # sums that cannot be fitted alone would spoil the total

@@ -20,12 +20,13 @@ from collab.decomposition import affinity
 from collab.decomposition.shared_encoder import ENCODER, HEAD
 from collab.events import Send
 from collab.heads import head_names
-from protocol.arrays import Arrays, ArraySpec, Spec, check, digest, spec_of
+from protocol.arrays import Arrays, ArraySpec, Spec, check, spec_of
 from protocol.errors import ArraysError, ConsiliumError, MessageError
 from protocol.messages import Assignment, Contribution, Joint
 from protocol.records import pack
 from server.courier import Letter
-from server.weights_learner import LARGEST, WeightsLearner
+from server.gate import LARGEST_MODEL, Demand, check_norm
+from server.weights_learner import WeightsLearner
 
 AFFINITY: Final = "affinity/"
 _SUMS: Final = tuple(affinity.no_sums(1))
@@ -111,18 +112,24 @@ class JointLearner(WeightsLearner):
         content = pack(assignment, self._arrays(have))
         return Letter(send.site, "train.joint", content, assignment.id, send.round)
 
+    def demand(self, key: str, send: Send) -> Demand:
+        """Return a group's names and shapes and its rows: of those that subtasks share each counts once."""
+        have = self.asked.get(key)
+        if have is None:
+            return super().demand(key, send)
+        spec = spec_of(self._arrays(have))
+        if self._party().every is not None:
+            spec |= {AFFINITY + name: one for name, one in _spec(len(have)).items()}
+        return self._demand(key, send, spec, None, self._rows(have, send.site))
+
     def accept(self, key: str, contribution: Contribution, arrays: Arrays) -> None:
-        """Check a group's contribution: its names and shapes, its numbers, and its sums of affinities."""
+        """Check the norm of a group's parameters, and its sums of affinities; then keep."""
         have = self.asked.get(key)
         if have is None:
             super().accept(key, contribution, arrays)
             return
-        self._check_group(key, have, contribution, arrays)
         sums = {n: a for n, a in arrays.items() if n.startswith(AFFINITY)}
-        model = {n: a for n, a in arrays.items() if n not in sums}
-        check(model, spec_of(self._arrays(have)))
-        if any(np.abs(a).max(initial=0) > LARGEST for a in model.values() if a.dtype.kind == "f"):
-            raise ArraysError(f"it holds numbers beyond {LARGEST:.0e}")
+        check_norm({n: a for n, a in arrays.items() if n not in sums}, LARGEST_MODEL)
         self._check_sums_of(len(have), contribution, sums, self.sent[key].budget)
         self._keep(key, contribution, arrays)
 
@@ -185,18 +192,6 @@ class JointLearner(WeightsLearner):
         for name in subtasks:
             found |= _head(party.learners[name].named(), name)
         return found
-
-    def _check_group(self, key: str, have: Sequence[str], contribution: Contribution, arrays: Arrays) -> None:
-        """Check what a contribution says of itself; of rows that subtasks share each counts once."""
-        if contribution.id != key:
-            raise MessageError("it answers another assignment")
-        rows = self._rows(have, contribution.site)
-        if not max(rows) <= contribution.num_examples <= sum(rows):
-            raise MessageError("another number of examples than the site said it has")
-        if contribution.model != self.model:
-            raise MessageError("another model than assigned")
-        if contribution.digest != digest(arrays):
-            raise ArraysError("digest does not match")
 
     def _rows(self, have: Sequence[str], site: str) -> list[int]:
         return [self._party().learners[name].prepared.summaries[site].train for name in have]

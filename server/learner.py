@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from collab.collaboration import Collaboration
 from collab.events import Send
 from collab.terms import SubtaskTerms
-from protocol.arrays import Arrays, digest
-from protocol.errors import ArraysError, MessageError
+from protocol.arrays import Arrays, Spec
 from protocol.messages import Assignment, Contribution, EvaluationRequest, TrainSpec
 from protocol.records import pack
 from server.courier import Arrival, Courier, Letter, Patience
 from server.evaluations import Evaluated, Measurement, merge_evaluations
+from server.gate import Demand
 from server.preparation import Prepared
 from server.spool import Spool
 
@@ -39,8 +39,12 @@ class Learner(Protocol):
         """Return the assignment as a letter."""
         ...
 
+    def demand(self, key: str, send: Send) -> Demand:
+        """Return what the contribution to an assignment must be."""
+        ...
+
     def accept(self, key: str, contribution: Contribution, arrays: Arrays) -> None:
-        """Check a contribution and keep it; raise ProtocolError if it cannot be used."""
+        """Check what a contribution that passed the gate means, and keep it; raises ProtocolError."""
         ...
 
     def forget(self, key: str) -> None:
@@ -120,17 +124,25 @@ class Base:
         rows = self.prepared.summaries[send.site].train
         return self.prepared.subtask.train.shortened(send.budget, rows)
 
-    def _check_said(self, key: str, contribution: Contribution, arrays: Arrays) -> None:
-        """Check that what a contribution says of itself and of its arrays, as they came, is true."""
-        if contribution.id != key:
-            raise MessageError("it answers another assignment")
-        site = contribution.site
-        if contribution.num_examples > self.prepared.summaries[site].train:
-            raise MessageError("more examples than the site said it has")
-        if contribution.model != self.prepared.models[site]:
-            raise MessageError("another model than assigned")
-        if contribution.digest != digest(arrays):
-            raise ArraysError("digest does not match")
+    def _demand(
+        self, key: str, send: Send, spec: Spec, largest: float | None, rows: Sequence[int] | None = None
+    ) -> Demand:
+        """Return what a contribution of arrays of ``spec`` must be, by what was known before it came.
+
+        ``rows`` are those of each subtask that it is of; the site's own of this one, if left out.
+        """
+        rows = rows or [self.prepared.summaries[send.site].train]
+        subtask = self.prepared.subtask
+        return Demand(
+            key=key,
+            model=send.model,
+            exchange=subtask.exchange,
+            spec=spec,
+            examples=(max(rows), sum(rows)),
+            classes=subtask.outputs,
+            largest=largest,
+            public_digest=subtask.public_digest if subtask.exchange == "soft_labels" else None,
+        )
 
     def _keep(self, key: str, contribution: Contribution, arrays: Arrays) -> None:
         """Keep a contribution whose arrays, as they are used, have been checked."""

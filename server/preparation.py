@@ -25,6 +25,7 @@ from protocol.records import pack
 from server.courier import Arrival, Courier, Letter, Patience, gather
 from server.data_summaries import open_summaries
 from server.description import describe
+from server.gate import NO_CAPS
 
 _ASK_S = 600.0
 # What a site takes that hardly moves at all; events hold no infinity.
@@ -37,7 +38,8 @@ class Prepared:
 
     ``models`` is the model that each able site will hold, ``fusion`` the rule at the end;
     ``public`` is preprocessed [N, ...], ``public_raw`` the same images or table as numbers before
-    preprocessing (for an imported teacher), ``root`` preprocessed inputs and targets of the server's own.
+    preprocessing (for an imported teacher), ``root`` preprocessed inputs and targets of the server's own;
+    ``max_examples`` the most rows that a site may say it has, where the roster gives it.
     """
 
     subtask: Subtask
@@ -48,6 +50,7 @@ class Prepared:
     public: NDArray[np.float32] | None = field(default=None, repr=False)
     public_raw: NDArray[np.float32] | None = field(default=None, repr=False)
     root: tuple[NDArray[np.float32], NDArray[Any]] | None = field(default=None, repr=False)
+    max_examples: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -79,7 +82,11 @@ def ask(courier: Courier, letters: Sequence[Letter], notes: list[str]) -> list[A
 
 
 def prepare(
-    courier: Courier, collaboration: Collaboration, capabilities: Mapping[str, Capability], notes: list[str]
+    courier: Courier,
+    collaboration: Collaboration,
+    capabilities: Mapping[str, Capability],
+    notes: list[str],
+    max_examples: Mapping[str, int] = NO_CAPS,
 ) -> dict[str, Prepared]:
     """Merge the statistics of each subtask's sites and choose each site's model.
 
@@ -90,7 +97,7 @@ def prepare(
         ConfigError: two modalities of a whole have a column in common.
     """
     prepared = {
-        name: _prepare_one(courier, collaboration, name, capabilities, notes)
+        name: _prepare_one(courier, collaboration, name, capabilities, notes, max_examples)
         for name in sorted(collaboration.subtasks)
     }
     check_modalities(prepared)
@@ -117,20 +124,21 @@ def _prepare_one(
     name: str,
     capabilities: Mapping[str, Capability],
     notes: list[str],
+    max_examples: Mapping[str, int],
 ) -> Prepared:
     terms = collaboration.subtasks[name]
     subtask = describe(collaboration, name)
     sites = [site for site, c in sorted(capabilities.items()) if name in c.subtasks]
     query = pack(SubtaskQuery(subtask=subtask))
     arrivals = ask(courier, [Letter(s, "query.summary", query, name) for s in sites], notes)
-    summaries, statistics = open_summaries(arrivals, subtask, notes)
+    summaries, statistics = open_summaries(arrivals, subtask, notes, max_examples)
     if not summaries:
         said = "; ".join(notes[-3:]) or "no site has its data"
         raise RunError(f"subtask '{name}': no site can take part: {said}")
     subtask = subtask.model_copy(
         update={"preprocessing": Preprocessing.fit(merge(statistics)).model_dump_json()}
     )
-    prepared = Prepared(subtask, summaries, {}, _memories(terms, subtask))
+    prepared = Prepared(subtask, summaries, {}, _memories(terms, subtask), max_examples=max_examples)
     memory = {site: capabilities[site].memory_mib for site in summaries}
     models = _choose(courier, terms, prepared, memory, notes)
     sharing = {site: capabilities[site].shares_models for site in models}

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from collab import prototypes
 from collab.events import Send
-from protocol.arrays import Arrays, ArraySpec, check
-from protocol.errors import ArraysError, MessageError
+from protocol.arrays import Arrays, ArraySpec
+from protocol.errors import MessageError
 from protocol.messages import Contribution, PrototypeSpec
 from server.courier import Arrival, Courier, Letter
 from server.evaluations import Measurement
+from server.gate import Demand
 from server.learner import Base, Model
 
 # Features of a network that learns anything stay far below this; one such number would spoil a mean.
@@ -42,13 +43,13 @@ class PrototypeLearner(Base):
             arrays = {"prototypes": self.prototypes_CD, "known": (self.counts_C > 0).astype(np.uint8)}
         return self._letter(send, "train.prototypes", arrays or None)
 
-    def accept(self, key: str, contribution: Contribution, arrays: Arrays) -> None:
-        """Check the prototypes' shape and finiteness, then keep."""
-        self._check_said(key, contribution, arrays)
+    def demand(self, key: str, send: Send) -> Demand:
+        """Return the shape of the prototypes, and the bound of their norm."""
         shape = (self.prepared.subtask.outputs, self.spec.dim)
-        check(arrays, {"prototypes": ArraySpec(shape, "float32")})
-        if np.abs(arrays["prototypes"]).max(initial=0) > LARGEST:
-            raise ArraysError(f"its prototypes hold numbers beyond {LARGEST:.0e}")
+        return self._demand(key, send, {"prototypes": ArraySpec(shape, "float32")}, LARGEST)
+
+    def accept(self, key: str, contribution: Contribution, arrays: Arrays) -> None:
+        """Check that the class counts are those that the site told before, then keep."""
         if contribution.class_counts != self.prepared.summaries[contribution.site].class_counts:
             raise MessageError("other class counts than the site said it has")
         self._keep(key, contribution, arrays)

@@ -24,6 +24,7 @@ from server.data_summaries import open_summaries
 from server.discovery import Greeting, opened
 from server.learner import Learner
 from server.preparation import Prepared, ask
+from server.pulling import pull
 
 
 class RollCall(Protocol):
@@ -63,6 +64,7 @@ class ByNodes:
     collaboration: Collaboration
     nodes: dict[str, int]
     notes: list[str]
+    max_examples: Mapping[str, int] = field(default_factory=dict)
     pending: dict[str, int] = field(default_factory=dict)
     asked: set[int] = field(default_factory=set)
 
@@ -85,17 +87,16 @@ class ByNodes:
     def _answers(self) -> list[Capability]:
         came = []
         for message_id in list(self.pending):
-            for reply in self.grid.pull_messages([message_id]):
-                node = self.pending.pop(message_id, None)
+            for reply in pull(self.grid, message_id)[:1]:  # a node may answer twice
+                node = self.pending.pop(message_id)
                 try:
-                    capability = opened(reply, self.collaboration, self.nodes)
+                    capability = opened(reply, self.collaboration, self.nodes, self.max_examples)
                 except ConsiliumError as error:
-                    self.notes.append(f"a node did not join: {error}")
+                    self.notes.append(f"a node did not join: {error.code}: {error}")
                     continue
-                if node is not None:
-                    self.nodes[capability.site] = node
-                    self.courier.admit(capability.site, node)
-                    came.append(capability)
+                self.nodes[capability.site] = node
+                self.courier.admit(capability.site, node)
+                came.append(capability)
         return came
 
 
@@ -106,7 +107,7 @@ def admit(courier: Courier, learner: Learner, capability: Capability, notes: lis
         return False
     query = pack(SubtaskQuery(subtask=prepared.subtask))
     arrivals = ask(courier, [Letter(capability.site, "query.summary", query, name, None)], notes)
-    summaries, _ = open_summaries(arrivals, prepared.subtask, notes)
+    summaries, _ = open_summaries(arrivals, prepared.subtask, notes, prepared.max_examples)
     model = _largest(prepared, capability.memory_mib)
     if not summaries:
         return False

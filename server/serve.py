@@ -96,7 +96,8 @@ def work(given: dict[str, Any]) -> str:
         is_stopped=lambda: orders.is_to_stop(run),
     )
     folder = kit.runs / run
-    terms = Terms(run=run, folder=folder, clock="wall", engine="deployment")
+    caps = {site.name: site.max_examples for site in book.current.sites if site.max_examples is not None}
+    terms = Terms(run=run, folder=folder, clock="wall", engine="deployment", max_examples=caps)
     try:
         with task_identity(task.flower_run, task.node_id, task.task_id):
             summary = federate(errands, collaboration, terms, status.on_event)

@@ -24,12 +24,13 @@ from collab.terms import DistillationTerms, Rule, SoftLabelTerms
 from protocol.arrays import Arrays
 from protocol.errors import MessageError, RunError
 from protocol.messages import Contribution
-from protocol.quantise_labels import decode_soft_labels, encode_soft_labels
+from protocol.quantise_labels import decode_soft_labels, encode_soft_labels, wire_spec
 from protocol.records import pack
 from server import fitting, teachers
 from server.courier import Arrival, Courier, Letter
 from server.distiller import Distiller, Student, sharpenings
 from server.evaluations import Evaluated, Measurement, merge_evaluations
+from server.gate import Demand
 from server.learner import Base, Model
 from server.preparation import Prepared
 
@@ -74,9 +75,14 @@ class SoftLabelLearner(Base):
         """Return the assignment; the site has digested the last soft labels already."""
         return self._letter(send, "train.soft_labels", None)
 
+    def demand(self, key: str, send: Send) -> Demand:
+        """Return the form in which soft labels of so many public rows travel; their sums bound their norm."""
+        rows, subtask = self._public_rows(), self.prepared.subtask
+        spec = wire_spec(subtask.wire.form, rows, subtask.outputs, subtask.wire.top_k)
+        return self._demand(key, send, spec, None)
+
     def accept(self, key: str, contribution: Contribution, arrays: Arrays) -> None:
         """Check that these are probabilities on the public set, then keep."""
-        self._check_said(key, contribution, arrays)
         rows, classes = self._public_rows(), self.prepared.subtask.outputs
         probabilities_NC = decode_soft_labels(arrays, self.prepared.subtask.wire.form, rows, classes)
         may_abstain = self.exchange_terms.selective is not None

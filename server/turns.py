@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from server.flwr_adapter import Run
+from protocol.errors import ConsiliumError
+from server.flwr_adapter import Run, is_link_failure
 
 _POLL_S = 0.05
 
@@ -32,6 +33,7 @@ class TurnsGrid(Grid):
         self._held: defaultdict[int, deque[tuple[str, Message]]] = defaultdict(deque)
         self._asked: dict[str, tuple[str, int]] = {}  # by Flower's id: ours, and the node
         self._replies: dict[str, Message] = {}
+        self._failures: dict[str, Exception] = {}  # what pulling a reply raised, for whoever asks for it
 
     def set_run(self, run: Run) -> None:
         """Set the run of the grid below."""
@@ -67,9 +69,13 @@ class TurnsGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The replies that have come to these messages, each once."""
+        """The replies that have come to these messages, each once; raises what pulling one of them raised."""
         self._take_turns()
-        return [self._replies.pop(own) for own in message_ids if own in self._replies]
+        wanted = list(message_ids)
+        for own in wanted:
+            if own in self._failures:
+                raise self._failures.pop(own)
+        return [self._replies.pop(own) for own in wanted if own in self._replies]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -87,12 +93,19 @@ class TurnsGrid(Grid):
 
     def _take_turns(self) -> None:
         """Collect what has come back, then send each free node its next message."""
-        for reply in self._grid.pull_messages(list(self._asked)) if self._asked else ():
-            own, _ = self._asked.pop(reply.metadata.reply_to_message_id, ("", 0))
-            if not own:
-                continue  # a second answer to one message
-            reply.metadata.__dict__["_reply_to_message_id"] = own
-            self._replies[own] = reply
+        for flower_id, (own, _) in list(self._asked.items()):
+            try:
+                found = list(self._grid.pull_messages([flower_id]))
+            except Exception as error:
+                if isinstance(error, ConsiliumError) or is_link_failure(error):
+                    raise
+                del self._asked[flower_id]
+                self._failures[own] = error
+                continue
+            if found:  # a second answer to one message is left out
+                del self._asked[flower_id]
+                found[0].metadata.__dict__["_reply_to_message_id"] = own
+                self._replies[own] = found[0]
         busy = {node for _, node in self._asked.values()}
         for node in [node for node, queue in self._held.items() if queue and node not in busy]:
             own, message = self._held[node].popleft()

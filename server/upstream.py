@@ -21,10 +21,11 @@ from protocol.arrays import Arrays, digest
 from protocol.errors import ProtocolError
 from protocol.messages import Refusal
 from protocol.parts import SettledModel
-from protocol.records import HEAD, attach, unpack
+from protocol.records import HEAD, attach, unpack_message
 from server import measured
 from server.courier import Account, Arrival, Courier, Letter
 from server.finale import Outcome
+from server.gate import guarded
 from server.learner import Learner
 
 # What a site finds fault with only after it has kept what came: its own data or settings.
@@ -203,7 +204,8 @@ def _lacks(content: RecordDict | None) -> bool:
     if not isinstance(head, ConfigRecord) or head.get("type") != Refusal.__name__:
         return False
     try:
-        refusal, _ = unpack(content, Refusal)
+        with guarded():
+            refusal = unpack_message(content, Refusal)
     except ProtocolError:
         return True
     return refusal.code not in _AFTER_KEEPING

@@ -21,18 +21,19 @@ from collab.events import Send
 from collab.personal import kept_local
 from collab.plugins import load
 from collab.soft_labels.contract import SoftLabels
-from protocol.arrays import Arrays, check, spec_of
+from protocol.arrays import Arrays, spec_of
 from protocol.errors import ArraysError, ConsiliumError, MessageError
 from protocol.messages import Contribution
-from protocol.quantise_delta import decode_delta
+from protocol.quantise_delta import decode_delta, wire_spec
 from server import teachers
 from server.courier import Arrival, Courier, Letter
 from server.distiller import Distiller, root_update, sharpenings
 from server.evaluations import Measurement
+from server.gate import LARGEST_MODEL, Demand, check_norm
 from server.learner import Base, Model
 
-# What no parameter of a model that predicts anything reaches; one such number would spoil a mean.
-LARGEST = 1e9
+# The bound of the norm of what is quadratic in the features: sums over a site's rows.
+LARGEST_SUM = LARGEST_MODEL**2
 
 
 @dataclass
@@ -86,19 +87,24 @@ class WeightsLearner(Base):
         arrays = hooks.send(self.rule, group.shared, group.state, **self.options)
         return self._letter(send, "train.weights", arrays)
 
-    def accept(self, key: str, contribution: Contribution, arrays: Arrays) -> None:
-        """Check names, shapes, dtypes and finiteness, then keep."""
-        self._check_said(key, contribution, arrays)
-        group = self.groups[contribution.model]
-        base = hooks.given(self.rule, group.shared, **self.options)
+    def demand(self, key: str, send: Send) -> Demand:
+        """Return names, shapes and dtypes of what comes back, as it travels, and the bound of its norm."""
+        spec = spec_of(self._base(send.model))
         if self.prepared.subtask.wire.form == "int8_delta":
+            return self._demand(key, send, wire_spec(spec), None)
+        sums = "normal_equations" in hooks.needs(self.rule)
+        return self._demand(key, send, spec, LARGEST_SUM if sums else LARGEST_MODEL)
+
+    def accept(self, key: str, contribution: Contribution, arrays: Arrays) -> None:
+        """Check what changes and sums come to, then keep."""
+        if self.prepared.subtask.wire.form == "int8_delta":
+            base = self._base(contribution.model)
             change = decode_delta(arrays, spec_of(base))
+            check_norm(change, LARGEST_MODEL)  # so that nothing overflows below
             arrays = {n: a if a.dtype.kind != "f" else base[n] + a for n, a in change.items()}
-        check(arrays, spec_of(base))
+            check_norm(arrays, LARGEST_MODEL)
         if "normal_equations" in hooks.needs(self.rule):
             self._check_sums(contribution, arrays)
-        elif any(np.abs(a).max(initial=0) > LARGEST for a in arrays.values() if a.dtype.kind == "f"):
-            raise ArraysError(f"it holds numbers beyond {LARGEST:.0e}")
         if "steps" in hooks.needs(self.rule) and contribution.steps != self._steps(key, contribution):
             raise MessageError("it says another number of steps than its examples take")
         self._keep(key, contribution, arrays)
@@ -212,6 +218,10 @@ class WeightsLearner(Base):
             root = {name: trained[name] for name in group.shared}
         merged, group.state = updates.merge(self.rule, group.state, root, **self.options)
         group.arrays |= merged
+
+    def _base(self, model: str) -> Arrays:
+        """Return the names, shapes and dtypes of what a site returns, as arrays."""
+        return hooks.given(self.rule, self.groups[model].shared, **self.options)
 
     def _check_sums(self, contribution: Contribution, arrays: Arrays) -> None:
         """Refuse sums that are not of so many rows, or that cannot be solved alone: they spoil the total."""

@@ -19,11 +19,13 @@ from collab.decomposition.whole import check_statistics, statistics_spec
 from collab.decomposition.whole_labels import FUSED, NAIVE, OUTSIDE, THRESHOLD
 from collab.paired import LOSSES, difference
 from collab.sparse import expand
+from protocol.codec import at_most
 from protocol.errors import ConsiliumError, MessageError
 from protocol.fusing import WholePart, WholeRequest
 from protocol.messages import Evaluation
 from protocol.records import pack
 from server.courier import Arrival, Courier, Letter
+from server.evaluations import limits_of
 from server.learner import Learner
 from server.preparation import ask
 
@@ -123,7 +125,7 @@ def _threshold(
     found = []
     for arrival in arrivals:
         try:
-            evaluation, arrays = arrival.open(Evaluation)
+            evaluation, arrays = arrival.open(Evaluation, at_most(out_of_scope.spec()))
             if (evaluation.subtask, evaluation.site) != (name, arrival.letter.site):
                 raise MessageError("the result is of another whole or site")
             if evaluation.num_examples:
@@ -193,12 +195,12 @@ def _models(
 
 def _opened(arrival: Arrival, collaboration: Collaboration, name: str) -> Groups:
     """Return a site's checked sums by group; {} if it has no test rows or abstained."""
-    evaluation, arrays = arrival.open(Evaluation)
+    terms = collaboration.wholes[name]
+    evaluation, arrays = arrival.open(Evaluation, limits_of(statistics_spec(terms)))
     if (evaluation.subtask, evaluation.site) != (name, arrival.letter.site):
         raise MessageError("the result is of another whole or site")
     if not evaluation.num_examples:
         return {}
-    terms = collaboration.wholes[name]
     groups: Groups = {}
     for key, array in arrays.items():
         group, _, rest = key.partition("/")

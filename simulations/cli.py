@@ -27,6 +27,9 @@ def simulate(
     baselines: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="Alone, pooled and plain FedAvg beside it.")
     ] = True,
+    sealed: Annotated[
+        bool, typer.Option("--sealed", help="Sign and check every message, as between real parties.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder for the run's folder.")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, nothing else.")] = False,
 ) -> None:
@@ -39,7 +42,7 @@ def simulate(
     tables = override(parse_toml(read_text(path), str(path)), settings or [])
     tables |= {key: value for key, value in (("rounds", rounds), ("seed", seed)) if value is not None}
     collaboration = engine_room.ready(parse(tables, str(path), path.parent), path.resolve().parent)
-    order = engine_room.Order(_free_name(out, collaboration.name), out, engine, baselines)
+    order = engine_room.Order(_free_name(out, collaboration.name), out, engine, baselines, sealed)
     if as_json:
         summary = engine_room.simulate(collaboration, order, lambda _: None)
         sys.stdout.write(json.dumps(summary, allow_nan=False) + "\n")

@@ -32,6 +32,7 @@ from server.report import write_report
 from server.summary import FILE_NAME, set_baseline, write_json
 from simulations import attacks, baselines
 from simulations.local_engine import Tamper, run_locally
+from simulations.sealed import SealedGrid
 from simulations.tampering import tamper
 
 Engine = Literal["local", "flower"]
@@ -39,12 +40,16 @@ Engine = Literal["local", "flower"]
 
 @dataclass(frozen=True)
 class Order:
-    """What to simulate: the engine, where its folder goes, and whether to measure baselines."""
+    """What to simulate: the engine, where its folder goes, and whether to measure baselines.
+
+    ``sealed``: every message of the run itself is signed and checked, as between real parties.
+    """
 
     run: str
     out: Path
     engine: Engine = "local"
     baselines: bool = True
+    sealed: bool = False
 
 
 def scenario_path(name: str) -> Path:
@@ -141,9 +146,13 @@ def simulate(collaboration: Collaboration, order: Order, listener: Listener) -> 
         ConfigError: the engine has no Byzantine sites, or an attack is not defined on what its site sends.
     """
     _check_attacks(collaboration, order.engine)
+    if order.sealed and order.engine != "local":
+        raise ConfigError(
+            f"--sealed needs engine 'local', found '{order.engine}': real sites seal by themselves"
+        )
     folder = order.out / order.run
     terms = Terms(order.run, folder, "simulated", order.engine, baselines=order.baselines)
-    summary = _run(collaboration, terms, listener)
+    summary = _run(collaboration, terms, listener, sealed=order.sealed)
     if order.baselines:
         _compare(collaboration, summary, folder, listener)
         write_json(summary, folder / FILE_NAME)
@@ -194,12 +203,16 @@ def _byzantine(collaboration: Collaboration) -> Tamper | None:
     return partial(tamper, attackers=attackers, seed=collaboration.seed) if attackers else None
 
 
-def _run(collaboration: Collaboration, terms: Terms, listener: Listener) -> dict[str, Any]:
+def _run(
+    collaboration: Collaboration, terms: Terms, listener: Listener, *, sealed: bool = False
+) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
     config: Mapping[str, bool | float | int | str] = {"collaboration": to_toml(collaboration)}
     num_nodes = len(collaboration.sites)
 
     def serve(grid: Grid) -> None:
+        if sealed:
+            grid = SealedGrid(grid, sorted(collaboration.sites), terms.run)
         found.append(federate(grid, collaboration, terms, listener))
 
     if terms.engine == "local":

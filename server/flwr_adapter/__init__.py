@@ -6,6 +6,12 @@ Flower promises `flwr.app`, `flwr.serverapp` and `flwr.clientapp`; all else may 
 application, `runtime` what speaks to it: the supervisor and the ServerApp's process.
 """
 
-from server.flwr_adapter.simulation import Run, RunConfig, simulation_runtime, task_identity
+from server.flwr_adapter.simulation import (
+    Run,
+    RunConfig,
+    is_link_failure,
+    simulation_runtime,
+    task_identity,
+)
 
-__all__ = ["Run", "RunConfig", "simulation_runtime", "task_identity"]
+__all__ = ["Run", "RunConfig", "is_link_failure", "simulation_runtime", "task_identity"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
 
+import httpx
 import tomlkit
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -24,11 +25,11 @@ from protocol.errors import RunError
 RunConfig = Mapping[str, bool | float | int | str]
 
 _TASK_ID = 1
+# What a proxy says where the server behind it is away or does not answer.
+_UNREACHABLE = frozenset({502, 503, 504})
+__all__ = ["Run", "RunConfig", "is_link_failure", "simulation_runtime", "task_identity"]
 
 _LEAVE_S = 30.0
-
-
-__all__ = ["Run", "RunConfig", "simulation_runtime", "task_identity"]
 
 
 @contextmanager
@@ -43,6 +44,16 @@ def task_identity(run_id: int, node_id: int = SUPERLINK_NODE_ID, task_id: int = 
         yield
     finally:
         TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id = before  # noqa: SLF001
+
+
+def is_link_failure(error: BaseException) -> bool:
+    """Return whether Flower's server could not be reached: that is no reply's fault, nor a site's.
+
+    A server that answers 500 may have stumbled over the very reply, so that is no failure of the link.
+    """
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code in _UNREACHABLE
+    return isinstance(error, OSError | httpx.TransportError)
 
 
 def simulation_runtime(

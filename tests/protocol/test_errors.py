@@ -17,11 +17,11 @@ CLASSES = [c for c in vars(errors).values() if inspect.isclass(c) and issubclass
 def test_the_docstring_draws_the_classes() -> None:
     """Every class stands once in the drawing, under its base, and nothing else does."""
     drawn, above = {}, {"": ""}
-    for indent, mark, name in re.findall(r"^( *)([*x+]) (\w+)", errors.__doc__ or "", re.MULTILINE):
-        depth = "*x+".index(mark)
+    for indent, mark, name in re.findall(r"^( *)([*x+-]) (\w+)", errors.__doc__ or "", re.MULTILINE):
+        depth = "*x+-".index(mark)
         assert len(indent) == 2 * depth
         above[mark] = name
-        drawn[name] = above["*x+"[depth - 1]] if depth else "Exception"
+        drawn[name] = above["*x+-"[depth - 1]] if depth else "Exception"
     assert drawn == {c.__name__: c.__base__.__name__ for c in CLASSES if c.__base__ is not None}
 
 

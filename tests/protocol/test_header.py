@@ -63,8 +63,8 @@ def test_the_signature_is_frozen() -> None:
     world = World()
     signature = world.key("server").sign(b"consilium/envelope/v1\0" + HEADER.encode())
     assert signature.hex() == (
-        "e44897bbd36835c7db4da9ecb2514fb0add666f396a211c2ce661df70b82f6af"
-        "b93045733e250002c47e8b2ec1bda062959978e4c61a50434ef654f0d47ece0b"
+        "206c34af2ede9b9406501f8a7f1e6e96735875062de3f4ce352aeb4063698564"
+        "9ceb95070a4798ce2417394af3c75ef01be293fc4b940d25eccbcabcf6fc7609"
     )
     made = HEADER.model_copy(update={"body_bytes": digest(PARTS)[1], "body_digest": digest(PARTS)[0]})
     signature = world.key("server").sign(b"consilium/envelope/v1\0" + made.encode())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from protocol.bounds import Frozen
-from protocol.codec import encode
+from protocol.codec import Limits, encode
 from protocol.errors import ArraysError, MessageError, ProtocolError, VersionError
 from protocol.messages import PROTOCOL_VERSION, Evaluation, Refusal
 from protocol.records import (
@@ -186,9 +186,9 @@ def test_a_blob_is_checked_whatever_flower_says_of_it() -> None:
 def test_the_receiver_bounds_the_arrays() -> None:
     """Arrays larger than the receiver allows are refused, to the byte."""
     packed, size = pack(EVALUATION, WEIGHTS), len(encode(WEIGHTS))
-    unpack(packed, Evaluation, max_array_bytes=size)
+    unpack(packed, Evaluation, Limits(size))
     with pytest.raises(ArraysError, match="more than"):
-        unpack(packed, Evaluation, max_array_bytes=size - 1)
+        unpack(packed, Evaluation, Limits(size - 1))
 
 
 @laws

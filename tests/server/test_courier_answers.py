@@ -13,6 +13,7 @@ from protocol.messages import Evaluation, Refusal
 from protocol.records import HEAD, pack, wire_bytes
 from server.courier import Arrival, Patience, WallCourier, gather, open_reply
 from server.flwr_adapter import task_identity
+from server.pulling import taken
 from tests.server.grid_cases import ASKED, NODES, SLOW, FakeGrid, answer, courier, drain, evaluation, letter
 
 
@@ -121,7 +122,7 @@ def test_a_reply_without_clock_opens_the_same_way() -> None:
     """Discovery opens replies directly: an error's text is kept back, a message comes out."""
     asked = Message(RecordDict(), 11, "query.x")
     asked.metadata.__dict__["_message_id"] = "m"
-    assert open_reply(Message(evaluation("north"), reply_to=asked), Evaluation)[0].site == "north"
+    assert open_reply(taken(Message(evaluation("north"), reply_to=asked)), Evaluation)[0].site == "north"
     with pytest.raises(ProtocolError) as caught:
-        open_reply(Message(Error(code=1, reason="patient Smith"), reply_to=asked), Evaluation)
+        open_reply(taken(Message(Error(code=1, reason="patient Smith"), reply_to=asked)), Evaluation)
     assert "Smith" not in str(caught.value)

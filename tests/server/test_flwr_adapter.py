@@ -7,13 +7,16 @@ from contextlib import suppress
 from threading import Event, Thread
 from typing import cast
 
+import httpx
 import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.task_identity import TaskIdentity
 
 from protocol.errors import DataError
-from server.flwr_adapter import _Observed, task_identity
+from server.flwr_adapter import _Observed, is_link_failure, task_identity
+
+ASKED = httpx.Request("POST", "http://127.0.0.1/pull")
 
 
 class _SilentGrid:
@@ -77,3 +80,20 @@ def test_a_waiting_server_ends_with_the_runtime() -> None:
     thread.join(10)
     assert not thread.is_alive()
     assert observed.error is None
+
+
+@pytest.mark.parametrize(
+    ("error", "is_link"),
+    [
+        (ConnectionResetError(), True),
+        (httpx.ConnectError("away"), True),
+        (httpx.HTTPStatusError("", request=ASKED, response=httpx.Response(503)), True),
+        (httpx.HTTPStatusError("", request=ASKED, response=httpx.Response(500)), False),
+        (httpx.HTTPStatusError("", request=ASKED, response=httpx.Response(413)), False),
+        (RecursionError(), False),
+        (MemoryError(), False),
+    ],
+)
+def test_a_lost_link_is_told_from_a_bad_reply(error: Exception, is_link: bool) -> None:
+    """Only where Flower's server cannot be reached is nobody's reply to blame."""
+    assert is_link_failure(error) is is_link

@@ -34,6 +34,7 @@ NAMES = [
     ("flwr.supercore.telemetry", "FLWR_TELEMETRY_ENABLED"),
     ("flwr.supercore.telemetry", "EventType.PYTHON_API_RUN_SIMULATION_LEAVE"),
     ("flwr.supercore.telemetry", "state"),
+    ("flwr.superlink.grid.http_grid", "httpx"),  # its errors tell a lost link from a bad reply
     ("flwr.supercore.task_identity", "TaskIdentity._run_id"),
     ("flwr.supercore.task_identity", "TaskIdentity._node_id"),
     ("flwr.supercore.task_identity", "TaskIdentity._task_id"),

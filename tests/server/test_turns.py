@@ -16,7 +16,7 @@ from server.turns import TurnsGrid
 
 
 class _SlowGrid(Grid):
-    """Answers one message at each pull, in an order drawn beforehand; refuses a second one to a busy node."""
+    """Answers a message when its turn, drawn beforehand, has come; refuses a second one to a busy node."""
 
     def __init__(self, order: Iterable[int]) -> None:
         self._order = iter(order)
@@ -52,10 +52,8 @@ class _SlowGrid(Grid):
             yield f"flower-{number}"
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        ready = [self.open[i] for i in message_ids]
-        chosen = ready[next(self._order, 0) % len(ready)]
-        del self.open[chosen.metadata.message_id]
-        return [Message(chosen.content, reply_to=chosen)]
+        ready = [i for i in message_ids if next(self._order, 0) % 2 == 0]
+        return [Message(m.content, reply_to=m) for m in map(self.open.pop, ready)]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -90,7 +88,7 @@ def test_each_gets_its_own_reply_and_no_node_two_at_once(nodes: list[int], order
         grid = TurnsGrid(below)
         ids = list(grid.push_messages(_messages(nodes)))
         replies: dict[str, int] = {}
-        for _ in range(len(nodes) + 1):
+        for _ in range(len(nodes) + len(order) + 1):
             for reply in grid.pull_messages([i for i in ids if i not in replies]):
                 replies[reply.metadata.reply_to_message_id] = _number(reply)
     assert replies == {i: number for number, i in enumerate(ids)}
@@ -117,3 +115,25 @@ def test_send_and_receive_returns_every_reply() -> None:
 def test_send_and_receive_ends_in_time() -> None:
     """With no time there is no reply, and no wait."""
     assert list(TurnsGrid(_SlowGrid([])).send_and_receive(_messages([1]), timeout=0)) == []
+
+
+class _BrokenGrid(_SlowGrid):
+    """Raises where the reply to one message is pulled."""
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return replies, or raise."""
+        wanted = list(message_ids)
+        if "flower-0" in wanted:
+            del self.open["flower-0"]
+            raise RecursionError
+        return super().pull_messages(wanted)
+
+
+def test_what_pulling_one_reply_raises_is_of_that_message_alone() -> None:
+    """Who asks for the bad reply gets what it raised; others get theirs, and its node goes on."""
+    grid = TurnsGrid(_BrokenGrid([]))
+    ids = list(grid.push_messages(_messages([1, 1, 2])))
+    assert [_number(m) for m in grid.pull_messages([ids[2]])] == [2]
+    with pytest.raises(RecursionError):
+        grid.pull_messages([ids[0]])
+    assert [_number(m) for m in grid.pull_messages([ids[1]])] == [1]
