@@ -22,7 +22,7 @@ from rich.text import Text
 from collab.metrics import LOWER_IS_BETTER
 from server.family_view import affinity_table, families, families_table, wholes
 from server.reading import SiteResult, at, headline, methods, names, site_results
-from server.units import MISSING, duration, metric_name, nbytes, number, plain
+from server.units import MISSING, clock_word, duration, metric_name, nbytes, number, plain
 from server.verdict import Comparison, Verdict
 
 _STYLES = MappingProxyType({Verdict.BETTER: "green", Verdict.WORSE: "bold red"})
@@ -96,7 +96,16 @@ def _mark(comparison: Comparison) -> Text:
 
 def _sites_table(summary: Mapping[str, Any]) -> Table:
     table = _table("Sites: what each would deploy, against alone, on its own test rows")
-    headings = ("site", "subtask", "own", "alone", "result", "fusion", "bytes", "simulated")
+    headings = (
+        "site",
+        "subtask",
+        "own",
+        "alone",
+        "result",
+        "fusion",
+        "bytes",
+        clock_word(at(summary, "engine")),
+    )
     for heading in headings:
         left = heading in ("site", "subtask", "result")
         width = {"subtask": _SUBTASK_WIDTH, "result": 10}.get(heading)
@@ -187,7 +196,8 @@ def _chains_table(chains: Mapping[str, Any]) -> Table:
 def _totals(summary: Mapping[str, Any]) -> Text:
     total = at(summary, "totals") or {}
     sent = f"{nbytes(total.get('bytes_up'))} up, {nbytes(total.get('bytes_down'))} down"
-    clocks = f"{duration(total.get('simulated_s'))} simulated, {duration(total.get('wall_s'))} wall"
+    clock = clock_word(at(summary, "engine"))
+    clocks = f"{duration(total.get('simulated_s'))} {clock}, {duration(total.get('wall_s'))} wall"
     legend = "unclear: within one standard error; *: error unknown"
     return Text(f"\nTotal {nbytes(total.get('bytes'))} ({sent}); {clocks}.\n{legend}")
 

@@ -28,7 +28,7 @@ from server.discovery import discover, joins_later
 from server.families import alike, families_of
 from server.finale import Outcome, conclude
 from server.learners import make
-from server.models import write_models, write_state
+from server.models import keep_reached, write_models, write_state
 from server.preparation import Prepared, prepare, with_public
 from server.report import write_report
 from server.roll_call import ByNodes, ByProfile, RollCall
@@ -43,6 +43,8 @@ from server.whole import as_json, measure_wholes
 
 Clock = Literal["simulated", "wall"]
 COLLABORATION = "collaboration.toml"
+# The code of the error that says that somebody wants the run to stop: no site is asked any more.
+STOPPED = "stopped"
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,11 @@ def federate(
             families=families_of(collaboration, learners),
         )
         stopped = _conduct(conductor, capabilities)
+    if stopped is not None and stopped.code == STOPPED:
+        for name, learner in learners.items():
+            if (reached := learner.final()) is not None:
+                keep_reached(terms.folder, name, reached[1])
+        raise stopped
     outcomes = _conclude(conductor, chains, terms, tell)
     wholes = measure_wholes(courier, collaboration, learners, terms.run, notes)
     wall_s = time.monotonic() - started

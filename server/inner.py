@@ -125,7 +125,7 @@ class Commands:
         run, text = given.get("run"), given.get("collaboration")
         if not isinstance(run, str) or not RUN_NAME.fullmatch(run) or not isinstance(text, str):
             return 400, {"error": "give a run's name and a collaboration's text"}
-        order = self.orders.submit(run, text, time.time())
+        order = self.orders.submit(run, text, time.time(), baselines=given.get("baselines") is not False)
         return 200, order.model_dump(mode="json")
 
     def _status(self, run: str | None) -> dict[str, Any]:

@@ -74,6 +74,13 @@ def write_models(
     (target / CARD).write_text(_card(manifest, summary), encoding="utf-8")
 
 
+def keep_reached(folder: Path, subtask: str, arrays: Arrays) -> None:
+    """Write the final model of a subtask whose run was stopped: its arrays alone, as nobody measured it."""
+    target = folder / "models" / subtask
+    target.mkdir(parents=True, exist_ok=True)
+    (target / f"{FINAL}.safetensors").write_bytes(encode(arrays))
+
+
 def read_manifest(folder: Path, subtask: str) -> Manifest:
     """Return the manifest of a run's subtask; ``DataError`` names what is there where it is missing."""
     path = folder / "models" / subtask / MANIFEST

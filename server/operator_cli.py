@@ -56,6 +56,9 @@ def up(
 def submit(
     file: Annotated[Path, typer.Argument(help="The collaboration's .toml file.")],
     run: Annotated[str | None, typer.Option(help="The run's name; made from the clock if left out.")] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Have each site train alone too, to compare.")
+    ] = True,
     kit: Kit = None,
     as_json: AsJson = False,
 ) -> None:
@@ -67,6 +70,7 @@ def submit(
     given = {
         "run": check_run(run) if run else f"{name[:40]}-{time.strftime('%Y%m%d-%H%M%S')}",
         "collaboration": text,
+        "baselines": baselines,
     }
     order = ask(_kit(kit), "submit", given=given)
     if as_json:

@@ -27,6 +27,7 @@ RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 class Order(Frozen):
     """One submitted run. Times are seconds since 1970; ``flower_run`` is Flower's own id of it.
 
+    ``baselines``: have each site train alone as well, so that the report can say whether collaborating paid.
     ``starts`` counts the processes that have worked on it: each has a number, and a site refuses what an
     earlier one still sends. ``kept`` says which folders hold what processes that died had written.
     """
@@ -38,6 +39,7 @@ class Order(Frozen):
     flower_run: int | None = None
     starts: int = 0
     kept: tuple[str, ...] = ()
+    baselines: bool = True
     why: str = ""
 
 
@@ -48,13 +50,13 @@ class OrderBook:
         self._folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def submit(self, run: str, text: str, now_s: float) -> Order:
+    def submit(self, run: str, text: str, now_s: float, *, baselines: bool = True) -> Order:
         """Keep a collaboration to be run.
 
         Raises:
             ConfigError: the run has an order already, or the text is too long.
         """
-        order = Order(run=run, submitted_at=now_s, since=now_s)
+        order = Order(run=run, submitted_at=now_s, since=now_s, baselines=baselines)
         if len(text.encode()) > MAX_TEXT:
             raise ConfigError(f"the collaboration has more than {MAX_TEXT} bytes")
         try:

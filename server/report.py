@@ -142,6 +142,7 @@ def _environment() -> jinja2.Environment:
     environment.filters.update({one.__name__: one for one in filters})
     environment.globals["Verdict"] = Verdict
     environment.globals["at"] = at
+    environment.globals["clock_word"] = units.clock_word
     environment.globals["groups_of"] = groups
     environment.globals["affinity_cell"] = cell
     return environment

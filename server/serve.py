@@ -100,7 +100,14 @@ def work(given: dict[str, Any]) -> str:
     )
     folder = kit.runs / run
     caps = {site.name: site.max_examples for site in book.current.sites if site.max_examples is not None}
-    terms = Terms(run=run, folder=folder, clock="wall", engine="deployment", max_examples=caps)
+    terms = Terms(
+        run=run,
+        folder=folder,
+        clock="wall",
+        engine="deployment",
+        max_examples=caps,
+        baselines=given["baselines"],
+    )
     try:
         with task_identity(task.flower_run, task.node_id, task.task_id):
             summary = federate(errands, collaboration, terms, status.on_event)

@@ -9,6 +9,8 @@ from protocol.errors import ConfigError
 from server.federation import to_toml
 from server.orders import RUN_NAME
 
+_SIMULATED = {"sites", "fleet", "partition"}
+
 
 def prepared(path: Path) -> tuple[str, str]:
     """Return the text to submit, with the paths of the server's data made absolute, and its name.
@@ -16,12 +18,13 @@ def prepared(path: Path) -> tuple[str, str]:
     Raises:
         ConfigError: a key or value is wrong, or it is a scenario, whose sites are simulated.
     """
-    found = parse(parse_toml(read_text(path), str(path)), str(path), path.parent)
-    if found.is_scenario:
+    tables = parse_toml(read_text(path), str(path))
+    if _SIMULATED & tables.keys():
         raise ConfigError(
             f"{path}: [sites] and [fleet] are for simulations (consilium simulate); leave them out for real "
             "sites, and say how many with [coordination] sites"
         )
+    found = parse(tables, str(path), path.parent)
     base = path.parent.resolve()
     data = {
         name: config.with_paths(lambda p: str(base / p) if (base / p).exists() else p)

@@ -249,6 +249,7 @@ class Supervisor:
             "address": self._address,
             "run": run,
             "lease": starts,
+            "baselines": work.order.baselines,
             "task": [task.token, task.task_id, task.flower_run, task.node_id, task.run],
         }
         work.child = Child(f"run-{run}", "server.serve", given, self.kit.logs)

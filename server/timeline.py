@@ -117,7 +117,7 @@ def _asked(boxes: Mapping[tuple[str, int], Sequence[Allocation]]) -> list[str]:
 def _title(one: Allocation) -> str:
     """Return what the tooltip says: the assignment, its outcome, and why the allocator chose it."""
     again = f", attempt {one['attempt']}" if (one.get("attempt") or 1) > 1 else ""
-    took = f" in {duration(one['seconds'])} simulated" if one.get("seconds") is not None else ""
+    took = f" in {duration(one['seconds'])}" if one.get("seconds") is not None else ""
     detail = f" ({one['detail']})" if one.get("detail") else ""
     why = f" Chosen: {one['reason']}" if one.get("reason") else ""
     score = f" Score {number(one['score'])}." if one.get("score") is not None else ""

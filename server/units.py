@@ -84,6 +84,11 @@ def byte_unit(largest: float) -> tuple[float, str]:
     return 1.0, "B"
 
 
+def clock_word(engine: object) -> str:
+    """Return what a run's seconds are: a deployment's have passed, all others' are simulated."""
+    return "elapsed" if engine == "deployment" else "simulated"
+
+
 def duration(value: object) -> str:
     """Write a number of seconds: 31.2 s, 5.00 min, 2.31 h."""
     seconds = real(value)

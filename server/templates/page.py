@@ -5,6 +5,7 @@ In a Python file, because Flower packs those and no HTML into an app.
 
 TEXT = r"""{% import "marks.html" as marks with context %}
 {% set seconds = at(run, "totals", "simulated_s") %}
+{% set clock = clock_word(at(run, "engine")) %}
 {% set sites = at(run, "sites") or {} %}
 {% set notes = at(run, "notes") or [] %}
 <!doctype html>
@@ -29,7 +30,7 @@ TEXT = r"""{% import "marks.html" as marks with context %}
 <div><dt>Rounds</dt><dd>{{ run.rounds }}<small>{{ at(run, "ended")|default("at most", true) }}</small></dd></div>
 <div><dt>Sites</dt><dd>{{ sites|length }}<small>{{ all_allocations|counted("assignment") }}</small></dd></div>
 <div><dt>Sent and received</dt><dd>{{ at(run, "totals", "bytes")|nbytes }}<small>{{ at(run, "totals", "bytes_up")|nbytes }} up, {{ at(run, "totals", "bytes_down")|nbytes }} down</small></dd></div>
-<div><dt>Simulated time</dt><dd>{{ seconds|duration }}<small>the slowest site sets the pace</small></dd></div>
+<div><dt>{{ clock|capitalize }} time</dt><dd>{{ seconds|duration }}<small>the slowest site sets the pace</small></dd></div>
 <div><dt>Wall time</dt><dd>{{ at(run, "totals", "wall_s")|duration }}<small>{{ run.engine }} engine, {{ run.device }}</small></dd></div>
 </dl>
 <nav aria-label="On this page"><a href="#answer">Alone or together</a><a href="#gains">Site by site</a><a href="#curves">Curves</a><a href="#allocation">Allocation</a><a href="#sites">Sites</a><a href="#fusion">Fusion</a>{% if calibrations %}<a href="#calibration">Calibration</a>{% endif %}<a href="#coverage">Coverage</a>{% if notes %}<a href="#notes">{{ notes|length|counted("note") }}</a>{% endif %}</nav>
@@ -151,15 +152,15 @@ TEXT = r"""{% import "marks.html" as marks with context %}
 
 <section id="curves">
 <h2>How it got there</h2>
-<p class="soft">The deciding metric on the sites' validation rows after each round: over the simulated clock, then over the bytes sent and received.</p>
+<p class="soft">The deciding metric on the sites' validation rows after each round: over the {{ clock }} time, then over the bytes sent and received.</p>
 <div class="grid">
 {% for s in subtasks %}
 <figure class="card keep"><h3>{{ marks.key(s) }}{{ s.name }} <span class="unit small">{{ s.data.metric|metric_name }}, {{ "lower" if s.lower_is_better else "higher" }} is better</span></h3>
-{% if s.by_seconds %}{{ marks.curve(s.by_seconds, s, s.seconds_unit, "simulated time") }}{% endif %}
+{% if s.by_seconds %}{{ marks.curve(s.by_seconds, s, s.seconds_unit, clock ~ " time") }}{% endif %}
 {% if s.by_bytes %}{{ marks.curve(s.by_bytes, s, s.bytes_unit, "bytes up and down") }}{% endif %}
 {% if not s.by_seconds and not s.by_bytes %}<p class="soft">Never aggregated, so there is no curve.</p>{% endif %}
 <figcaption>{% if s.by_seconds %}Last value {{ s.by_seconds.last_label }}. {% endif %}{{ at(s.data, "kind")|default("kind unknown", true)|replace("_", " ")|capitalize }}, exchange of {{ at(s.data, "exchange")|default("nothing known", true)|replace("_", " ") }}.
-{% if at(s.data, "target") is none %}No target was set.{% elif at(s.data, "rounds_to_target") is none %}Target {{ s.data.target|number }} was not reached.{% else %}Target {{ s.data.target|number }} reached in round {{ s.data.rounds_to_target }}, after {{ at(s.data, "seconds_to_target")|duration }} simulated.{% endif %}
+{% if at(s.data, "target") is none %}No target was set.{% elif at(s.data, "rounds_to_target") is none %}Target {{ s.data.target|number }} was not reached.{% else %}Target {{ s.data.target|number }} reached in round {{ s.data.rounds_to_target }}, after {{ at(s.data, "seconds_to_target")|duration }} {{ clock }}.{% endif %}
 {% set student = at(s.data, "student") %}{% if student and at(student, "accepted") %} The student of round {{ at(student, "round") }} (temperature {{ at(student, "temperature") }}) was accepted.{% elif student %} No student was accepted.{% endif %}
 </figcaption></figure>
 {% endfor %}
@@ -187,7 +188,7 @@ TEXT = r"""{% import "marks.html" as marks with context %}
 </details>
 {% else %}<p class="small" style="margin-top: 12px">Every assignment ended in a contribution.</p>{% endif %}
 <details><summary>All {{ all_allocations|counted("assignment") }}, with scores and reasons</summary>
-<div class="scroll"><table class="wide small"><thead><tr><th class="n">Round</th><th>Site</th><th>Subtask</th><th>Outcome</th><th class="n">Score</th><th class="n">Simulated</th><th>Why it was chosen</th></tr></thead><tbody>
+<div class="scroll"><table class="wide small"><thead><tr><th class="n">Round</th><th>Site</th><th>Subtask</th><th>Outcome</th><th class="n">Score</th><th class="n">{{ clock|capitalize }}</th><th>Why it was chosen</th></tr></thead><tbody>
 {% for a in allocations %}
 <tr><td class="n">{{ a.round }}</td><td class="name">{{ a.site }}</td><td class="name">{{ a.subtask }}{% for name in a.together|default([]) if name != a.subtask %} <span class="soft">+ {{ name }}</span>{% endfor %}</td><td>{{ a.outcome }}{% if a.attempt|default(1) > 1 %} <span class="soft">attempt {{ a.attempt }}</span>{% endif %}</td><td class="n">{{ a.score|default(none)|number }}</td><td class="n">{{ a.seconds|default(none)|duration }}</td><td class="text soft">{{ a.reason|default("") or "–" }}</td></tr>
 {% endfor %}
@@ -201,7 +202,7 @@ TEXT = r"""{% import "marks.html" as marks with context %}
 <h2>Sites</h2>
 <p class="soft">Effort and result of each site. Own is what the site would deploy, alone is what it would make without the others, both on the site's own test rows.</p>
 <div class="card scroll"><table class="wide">
-<thead><tr><th rowspan="2">Site</th><th rowspan="2" class="n">Assignments</th><th rowspan="2" class="n">Bytes up</th><th rowspan="2" class="n">Bytes down</th><th rowspan="2" class="n">Simulated</th>{% for s in subtasks %}<th colspan="3" class="group">{{ marks.key(s) }}{{ s.name }} <span class="unit">{{ s.data.metric|metric_name }}</span></th>{% endfor %}</tr>
+<thead><tr><th rowspan="2">Site</th><th rowspan="2" class="n">Assignments</th><th rowspan="2" class="n">Bytes up</th><th rowspan="2" class="n">Bytes down</th><th rowspan="2" class="n">{{ clock|capitalize }}</th>{% for s in subtasks %}<th colspan="3" class="group">{{ marks.key(s) }}{{ s.name }} <span class="unit">{{ s.data.metric|metric_name }}</span></th>{% endfor %}</tr>
 <tr>{% for s in subtasks %}<th class="n">own</th><th class="n">alone</th><th></th>{% endfor %}</tr></thead><tbody>
 {% for name, site in sites.items() %}
 <tr><th class="name">{{ name }}</th><td class="n">{{ site.assignments|default("–") }}</td><td class="n">{{ site.bytes_up|default(none)|nbytes }}</td><td class="n">{{ site.bytes_down|default(none)|nbytes }}</td><td class="n">{{ site.simulated_s|default(none)|duration }}</td>
