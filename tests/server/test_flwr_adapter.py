@@ -13,7 +13,8 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.task_identity import TaskIdentity
 
 from protocol.errors import DataError
-from server.flwr_adapter import _Observed, task_identity
+from server.flwr_adapter import task_identity
+from server.flwr_adapter.simulation import _Observed
 
 
 class _SilentGrid:
