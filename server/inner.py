@@ -105,7 +105,7 @@ class Commands:
         if name == "status":
             return 200, self._status(query.get("run"))
         run = query.get("run", "")
-        order = self.orders.get(run) if _NAME.match(run) else None
+        order = self.orders.get(run) if _NAME.fullmatch(run) else None
         if order is None:
             return 404, {"error": f"there is no run '{run[:64]}' here"}
         return self._about(name, order, query)
@@ -125,7 +125,7 @@ class Commands:
 
     def _submit(self, given: dict[str, Any]) -> Answer:
         run, text = given.get("run"), given.get("collaboration")
-        if not isinstance(run, str) or not _NAME.match(run) or not isinstance(text, str):
+        if not isinstance(run, str) or not _NAME.fullmatch(run) or not isinstance(text, str):
             return 400, {"error": "give a run's name and a collaboration's text"}
         order = self.orders.submit(run, text, time.time())
         return 200, order.model_dump(mode="json")
