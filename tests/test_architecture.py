@@ -44,7 +44,6 @@ ALSO = {
     "collab/steering.py": {"torch"},
     "collab/kinds/": {"torch"},
     "collab/models/": {"torch"},
-    "collab/aggregation/": {"torch"},
 }
 FLWR = {"flwr.app", "flwr.serverapp", "flwr.clientapp"}  # what Flower promises; all else is its own affair
 # Who may use more of Flower: each has a contract test that names what it uses.
