@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from protocol import keys
 from protocol.children import Child
 from protocol.roster import node_key_text
-from server.certificates import Authority, site_certificate
+from server.certificates import Authority, new_authority, site_certificate
 from server.federation_file import FederationFile
 from server.kit import load_kit, make_folders
 from server.provision import provision
@@ -32,7 +32,10 @@ ROOT = Path(__file__).parents[2]
 PASSPHRASE = b"correct horse battery"
 FEDERATION = "clinic"
 _WAIT_S = 10.0
+_DAY_S = 86_400.0
 TLS = "tls"  # in the place of a status: the line was refused, not a byte of HTTP came back
+
+Identity = tuple[ssl.SSLContext, dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -184,3 +187,39 @@ def ask(
             return line.ask(method, path, headers, body)
     except (ssl.SSLError, ConnectionResetError, BrokenPipeError) as error:
         return TLS, str(error).encode()
+
+
+def strangers(link: Link, folder: Path) -> dict[str, Identity]:
+    """Identities that fail before a byte of HTTP is read."""
+    now, north = time(), link.kits / "north"
+    trusted, mine = north / "authority.pem", node_header(north)
+    ours, key = authority_of(link.kits), keys.load_tls_key(north / "tls.key")
+    twin = new_authority("clinic", now)
+    shown = {
+        "no certificate": None,
+        "another authority of the same name": issued(folder, twin, key, "north", now),
+        "expired": issued(folder, ours, key, "north", now - 30 * _DAY_S),
+        "not yet valid": issued(folder, ours, key, "north", now + 2 * _DAY_S),
+    }
+    made = {why: (client_tls(trusted, file), mine) for why, file in shown.items()}
+    server = link.kits / "server"
+    made["the server's own"] = client_tls(trusted, server / "tls.pem", server / "tls.key"), mine
+    return made
+
+
+def known(link: Link, folder: Path) -> dict[str, Identity]:
+    """Identities that pass TLS and must be refused by what the roster says."""
+    north, south = link.kits / "north", link.kits / "south"
+    trusted, fresh = north / "authority.pem", ec.generate_private_key(ec.SECP256R1())
+    ours = authority_of(link.kits)
+    mine = client_tls(trusted, north / "tls.pem", north / "tls.key")
+    theirs = client_tls(trusted, south / "tls.pem", south / "tls.key")
+    unknown = client_tls(trusted, issued(folder, ours, fresh, "north", time()))
+    other = issued(folder, ours, keys.load_tls_key(south / "tls.key"), "north", time())
+    return {
+        "another site's certificate with this site's node key": (theirs, node_header(north)),
+        "its own certificate with another site's node key": (mine, node_header(south)),
+        "no node key": (mine, {}),
+        "a key that is in no roster": (unknown, node_header(north)),
+        "another site's key in its name": (client_tls(trusted, other), node_header(north)),
+    }

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest, PushMessagesRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
@@ -29,7 +28,6 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from protocol import keys
 from protocol.roster import node_key_text
-from server.certificates import new_authority
 from server.door import INFO
 from server.flwr_adapter.link import FLEET_PATHS, SuperLink
 from server.flwr_adapter.runtime import ACQUIRE, _client
@@ -37,15 +35,16 @@ from server.inner import COMMANDS, SECRET_HEADER
 from server.kit import load_kit
 from tests.server.link_cases import (
     TLS,
+    Identity,
     Line,
     Link,
     ask,
-    authority_of,
     client_tls,
-    issued,
+    known,
     make_kits,
     node_header,
     running_link,
+    strangers,
 )
 
 TEN = {
@@ -65,10 +64,8 @@ TEN = {
 }
 OURS = {("GET", INFO), *(("POST", f"{COMMANDS}{name}") for name in ("submit", "status", "logs", "stop"))}
 PROTOBUF = {"content-type": "application/protobuf"}
-_DAY_S = 86_400.0
 
 Route = tuple[str, str]
-Identity = tuple[ssl.SSLContext, dict[str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -96,42 +93,6 @@ def good(link: Link) -> Identity:
     """North as it should come."""
     kit = link.kits / "north"
     return client_tls(kit / "authority.pem", kit / "tls.pem", kit / "tls.key"), node_header(kit)
-
-
-def strangers(link: Link, folder: Path) -> dict[str, Identity]:
-    """Identities that fail before a byte of HTTP is read."""
-    now, north = time.time(), link.kits / "north"
-    trusted, mine = north / "authority.pem", node_header(north)
-    ours, key = authority_of(link.kits), keys.load_tls_key(north / "tls.key")
-    twin = new_authority("clinic", now)
-    shown = {
-        "no certificate": None,
-        "another authority of the same name": issued(folder, twin, key, "north", now),
-        "expired": issued(folder, ours, key, "north", now - 30 * _DAY_S),
-        "not yet valid": issued(folder, ours, key, "north", now + 2 * _DAY_S),
-    }
-    made = {why: (client_tls(trusted, file), mine) for why, file in shown.items()}
-    server = link.kits / "server"
-    made["the server's own"] = client_tls(trusted, server / "tls.pem", server / "tls.key"), mine
-    return made
-
-
-def known(link: Link, folder: Path) -> dict[str, Identity]:
-    """Identities that pass TLS and must be refused by what the roster says."""
-    north, south = link.kits / "north", link.kits / "south"
-    trusted, fresh = north / "authority.pem", ec.generate_private_key(ec.SECP256R1())
-    ours = authority_of(link.kits)
-    mine = client_tls(trusted, north / "tls.pem", north / "tls.key")
-    theirs = client_tls(trusted, south / "tls.pem", south / "tls.key")
-    unknown = client_tls(trusted, issued(folder, ours, fresh, "north", time.time()))
-    other = issued(folder, ours, keys.load_tls_key(south / "tls.key"), "north", time.time())
-    return {
-        "another site's certificate with this site's node key": (theirs, node_header(north)),
-        "its own certificate with another site's node key": (mine, node_header(south)),
-        "no node key": (mine, {}),
-        "a key that is in no roster": (unknown, node_header(north)),
-        "another site's key in its name": (client_tls(trusted, other), node_header(north)),
-    }
 
 
 def test_strangers_reach_nothing(link: Link, routes: list[Route], tmp_path: Path) -> None:
