@@ -29,7 +29,7 @@ def test_the_same_code_gives_the_same_bytes(root: Path, tmp_path_factory: pytest
     """No clock, path, order or owner of the files is in it."""
     copy = tmp_path_factory.mktemp("elsewhere") / "copy"
     shutil.copytree(root, copy)
-    for path in reversed(sorted(copy.rglob("*.py"))):
+    for path in sorted(copy.rglob("*.py"), reverse=True):
         text = path.read_bytes()
         path.unlink()
         path.write_bytes(text)
@@ -85,8 +85,8 @@ def test_the_label(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("version", ["0.1.0", "1.2.3", "0+uninstalled"])
 def test_flower_reads_it(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     """Flower finds an app with both components and the one key of its config, and names it as we do."""
-    from flwr.cli.config_utils import get_fab_config, get_fab_metadata
-    from flwr.common.config import fuse_dicts
+    from flwr.cli.config_utils import get_fab_metadata
+    from flwr.common.config import fuse_dicts, get_fab_config
 
     monkeypatch.setattr(bundle, "package_version", lambda: version)
     made = make_bundle()

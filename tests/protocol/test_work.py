@@ -35,7 +35,9 @@ def test_they_are_told_apart() -> None:
         unpack(pack(Cancel(asked=ASKED)), Poll)
 
 
-@pytest.mark.parametrize("asked", ["", "0f" * 31, "0f" * 33, "0F" * 32, "zz" * 32, ASKED + "\n", "../" + ASKED])
+@pytest.mark.parametrize(
+    "asked", ["", "0f" * 31, "0f" * 33, "0F" * 32, "zz" * 32, ASKED + "\n", "../" + ASKED]
+)
 @pytest.mark.parametrize("kind", [Poll, Cancel])
 def test_work_is_named_by_a_digest(kind: Any, asked: str) -> None:
     """Sites look work up by it: nothing but 64 hexadecimal digits is taken."""
