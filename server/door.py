@@ -55,7 +55,7 @@ class Rosters(Protocol):
 
 
 class Refused(Exception):  # noqa: N818  an answer, not an error
-    """What the caller is told instead: a status and a word for the server's own log, and who it was if known."""
+    """What the caller is told instead: a status; for the server's own log, why, and who it was if known."""
 
     def __init__(self, status: int, why: str, who: str = "") -> None:
         super().__init__(why)
