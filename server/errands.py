@@ -100,6 +100,7 @@ class ErrandGrid(Grid):
         clock: seconds since 1970, for people.
         told: is called when the state of a site has changed.
         is_stopped: says whether the run is to stop; then the next call raises ``StoppedError``.
+        monotonic: seconds on a clock that is never set.
     """
 
     def __init__(
@@ -110,9 +111,11 @@ class ErrandGrid(Grid):
         clock: Callable[[], float] = time.time,
         told: Callable[[str, SiteWork], None] = lambda *_: None,
         is_stopped: Callable[[], bool] = lambda: False,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._link, self._envelopes = link, envelopes
         self._clock, self._told, self._is_stopped = clock, told, is_stopped
+        self._monotonic = monotonic
         self._numbers = itertools.count(1)
         self._queues: defaultdict[str, deque[_Errand]] = defaultdict(deque)
         self._done: dict[str, Message] = {}
@@ -148,7 +151,7 @@ class ErrandGrid(Grid):
         """Return the nodes of the sites that are online, or were until a short while ago."""
         self._check()
         self._see_nodes()
-        since = time.monotonic() - _ABSENT_S
+        since = self._monotonic() - _ABSENT_S
         return [node for node, seen in self._seen.items() if seen >= since]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -181,8 +184,8 @@ class ErrandGrid(Grid):
     ) -> Iterable[Message]:
         """Push messages and wait for their answers, up to ``timeout`` seconds."""
         waiting, found = list(self.push_messages(messages)), list[Message]()
-        until = time.monotonic() + (timeout if timeout is not None else float("inf"))
-        while waiting and time.monotonic() < until:
+        until = self._monotonic() + (timeout if timeout is not None else float("inf"))
+        while waiting and self._monotonic() < until:
             found += [self._done.pop(i) for i in waiting if i in self._done]
             waiting = [i for i in waiting if any(e.number == i for q in self._queues.values() for e in q)]
             time.sleep(_FAST_S)
@@ -207,7 +210,7 @@ class ErrandGrid(Grid):
 
     def _advance(self) -> None:
         """Look for answers and send what is due, unless the last look was just now."""
-        now = time.monotonic()
+        now = self._monotonic()
         if now < self._look_at:
             return
         self._see_nodes()
@@ -215,7 +218,7 @@ class ErrandGrid(Grid):
         for site in list(self._queues):
             happened |= self._attend(site, now)
         self._pause_s = _FAST_S if happened else min(self._pause_s * 1.5, _SLOW_S)
-        self._look_at = time.monotonic() + self._pause_s
+        self._look_at = self._monotonic() + self._pause_s
 
     def _attend(self, site: str, now: float) -> bool:
         """Take what came from a site and send what is due to it; return whether anything happened."""
@@ -229,7 +232,8 @@ class ErrandGrid(Grid):
                 happened = True
                 if self._take(errand, reply, now):
                     queue.popleft()
-                    self._show(site, SiteWork("idle", self._clock()))
+                    if self.work[site].state != "refused":  # what was refused stays to be seen
+                        self._show(site, SiteWork("idle", self._clock()))
                     return True
         return self._ask(errand, now) or happened
 
@@ -330,7 +334,7 @@ class ErrandGrid(Grid):
         return True
 
     def _see_nodes(self) -> None:
-        now = time.monotonic()
+        now = self._monotonic()
         if now < self._nodes_at:
             return
         self._online = dict(self._link.online())
