@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from protocol.roster import Roster
 from server import door
-from server.certificates import new_authority
+from server.certificates import new_authority, server_certificate
 from server.door import INFO, MAX_BODY_BYTES, MAX_OBJECT_BYTES, MAX_PROBE_BYTES, MOST_AT_ONCE
 from server.flwr_adapter.link import FLEET_PATHS, NODE_KEY_HEADER
 from tests.server.door_cases import DAYS, NOW, PULL, Caller, World, knock
@@ -92,6 +92,9 @@ def test_who_may_come_in(world: World) -> None:
         refused(world, 403, "names no site", certificate=b"not DER", path=path)
         ours = stranger.certificate.public_bytes(Encoding.DER)
         refused(world, 403, "names no site", certificate=ours, path=path)
+        public = world.keys["north"].public_key()
+        hosts = server_certificate(world.authority, public, "clinic", ["a.org"], NOW, DAYS)
+        refused(world, 403, "names no site", certificate=hosts.public_bytes(Encoding.DER), path=path)
         refused(world, 403, "not in the roster", certificate=world.certificate("other"), path=path)
         named = world.certificate("other", "north")
         refused(world, 403, "not in the roster", certificate=named, path=path)
