@@ -63,11 +63,11 @@ def test_other_code_gives_other_bytes(root: Path) -> None:
 
 def test_what_is_where_matters(root: Path) -> None:
     """Bytes that move from one file to the next, or from a name to its content, give another digest."""
-    (root / "clients/c.py").write_bytes(b"xy")
-    (root / "clients/d.py").write_bytes(b"z")
-    before = code_digest(root)
     (root / "clients/c.py").write_bytes(b"x")
-    (root / "clients/d.py").write_bytes(b"yz")
+    (root / "clients/d.py").write_bytes(b"y")
+    before = code_digest(root)
+    (root / "clients/c.py").write_bytes(b"xclients/d.pyy")
+    (root / "clients/d.py").unlink()
     assert code_digest(root) != before
 
 
@@ -76,6 +76,7 @@ def test_the_label(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle, "package_version", lambda: "1.2.3")
     with zipfile.ZipFile(io.BytesIO(make_bundle(root))) as archive:
         assert archive.namelist() == ["consilium.json", "pyproject.toml"]
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
         label = json.loads(archive.read("consilium.json"))
     assert label == {"code": code_digest(root), "protocol": PROTOCOL_VERSION, "version": "1.2.3"}
     monkeypatch.setattr(bundle, "package_version", lambda: "1.2.4")
