@@ -25,6 +25,7 @@ from protocol.errors import RosterError
 from protocol.keys import spki_digest
 from protocol.roster import Roster, SiteEntry
 from server.flwr_adapter.link import FLEET_PATHS, NODE_KEY_HEADER
+from server.units import plain
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -89,7 +90,7 @@ class Door:
         """Answer one request; anything but HTTP is closed."""
         if scope["type"] != "http":
             return
-        who, path = "somebody", str(scope["path"])[:100]
+        who, path = "somebody", plain(str(scope["path"])[:100])  # it goes into a log
         try:
             entry = self._let_in(scope)
             who = entry.name

@@ -83,6 +83,14 @@ def test_no_other_path(world: World, changes: dict[str, Any]) -> None:
     refused(world, 404, "path", **changes, certificate=None)
 
 
+def test_no_line_of_the_log_is_a_callers(world: World) -> None:
+    """What is told of a refusal is short, and holds nothing that a terminal or a log would obey."""
+    refused(world, 404, "path", path="/\n2026 fake\x1b[2J" + "x" * 200)
+    told = world.refusals[-1][1]
+    assert len(told) <= 100
+    assert told.isprintable()
+
+
 def test_who_may_come_in(world: World) -> None:
     """Without a certificate of a site of the roster nobody reaches Flower, nor the information."""
     stranger = new_authority("clinic", NOW)
