@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -162,17 +163,21 @@ def test_a_file_of_somebody_elses(kit: Path, tmp_path: Path) -> None:
 def test_another_user(kit: Path) -> None:
     """Who may not read the file, or not even pass its folder, is told who may."""
     path = speaks(kit, "127.0.0.1:1")
-    for folder in [kit, *kit.parents]:
-        if folder.owner() == "root" and folder != Path("/") and "pytest" in str(folder):
-            folder.chmod(0o711)
+    folders = [folder for folder in [kit, *kit.parents] if "pytest" in str(folder)]
+    modes = {folder: stat.S_IMODE(folder.stat().st_mode) for folder in folders}
     path.chmod(0o640)
-    (kit / "state").chmod(0o711)
     told = "UserError: .*contact.json: may be read by the server's user, and by the group in server.toml"
-    for mode in (0o711, 0o700):
-        (kit / "state").chmod(mode)
-        said = as_nobody(lambda: ask(kit, "status"))
-        assert re.fullmatch(told, said), said
-        assert SECRET not in said
+    try:
+        for folder in folders:
+            folder.chmod(0o711)
+        for mode in (0o711, 0o700):
+            (kit / "state").chmod(mode)
+            said = as_nobody(lambda: ask(kit, "status"))
+            assert re.fullmatch(told, said), said
+            assert SECRET not in said
+    finally:
+        for folder, before in modes.items():
+            folder.chmod(before)
 
 
 @pytest.mark.parametrize(
