@@ -74,7 +74,7 @@ class Door:
         rosters: the roster in force.
         clock: seconds since 1970.
         info: what ``GET /v1/consilium/info`` answers beside the time.
-        told: is told of each refusal: the site, or what is known of who it was, the path, and why.
+        told: is told of each refusal: the site, or what is known of who it was, the path, why, the status.
         pushes: raises ``Refused`` for a body of push-messages that speaks for another node.
     """
 
@@ -82,7 +82,7 @@ class Door:
     rosters: Rosters
     clock: Callable[[], float]
     info: Callable[[], dict[str, Any]]
-    told: Callable[[str, str, str], None] = lambda *_: None
+    told: Callable[[str, str, str, int], None] = lambda *_: None
     pushes: Callable[[bytes], None] = lambda _: None
     _at_once: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
 
@@ -96,7 +96,7 @@ class Door:
             who = entry.name
             await self._answer(entry, scope, receive, send)
         except Refused as refused:
-            self.told(refused.who or who, path, refused.why)
+            self.told(refused.who or who, path, refused.why, refused.status)
             await _say(send, refused.status, {"error": _WORDS[refused.status]})
 
     def _let_in(self, scope: Scope) -> SiteEntry:

@@ -31,6 +31,7 @@ from server.orders import OrderBook, read_json
 _RELOAD_S = 1.0
 _TAIL_BYTES = 2**20
 _WARN_EVERY_S = 6 * 3600.0
+_PASSES = 503  # a refusal that the site repeats until it is let in
 
 logger = logging.getLogger("consilium.link")
 
@@ -45,6 +46,7 @@ class _Link:
     registered: dict[str, int] = field(default_factory=dict)
     keys: dict[str, bytes] = field(default_factory=dict)
     epoch: int = 0  # of the roster whose nodes are registered
+    _logged_at: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         from server.flwr_adapter.link import SuperLink, speaks_for_itself  # noqa: PLC0415  be_quiet comes first
@@ -83,11 +85,14 @@ class _Link:
         text = self.kit.roster.read_text(encoding="utf-8")
         return {**self.about, "epoch": roster.epoch, "roster": text}
 
-    def told(self, who: str, path: str, why: str) -> None:
-        """Keep what was refused, for the status, and log it at most once a second for each caller."""
+    def told(self, who: str, path: str, why: str, status: int) -> None:
+        """Keep what was refused for good, for the status; log each caller at most once a second."""
         before = self.refusals.get(who)
-        self.refusals[who] = {"at": time.time(), "why": why, "count": (before or {"count": 0})["count"] + 1}
-        if before is None or time.time() - before["at"] > 1:
+        if status != _PASSES:
+            count = (before or {"count": 0})["count"] + 1
+            self.refusals[who] = {"at": time.time(), "why": why, "count": count}
+        if time.monotonic() > self._logged_at.get(who, 0.0) + 1.0:
+            self._logged_at[who] = time.monotonic()
             logger.warning("refused %s at %s: %s", who, path, why)
 
     def pushes(self, body: bytes) -> None:
