@@ -55,7 +55,7 @@ class World:
         )
         self.is_there = True
         self.status = 200
-        self.refusals: list[tuple[str, str, str]] = []
+        self.refusals: list[tuple[str, str, str, int]] = []
         self.reached: list[tuple[str, bytes]] = []
         self.hold = asyncio.Event()
         self.hold.set()

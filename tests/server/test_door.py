@@ -29,6 +29,7 @@ def refused(world: World, status: int, why: str, **request: Any) -> None:
     answered = knock(world, **request)
     assert answered.status == status, answered.body
     assert why in world.refusals[-1][2]
+    assert world.refusals[-1][3] == status
     assert world.reached == []
     assert answered.headers[b"connection"] == b"close"
     assert set(answered.words) == {"error"}
@@ -108,7 +109,7 @@ def test_who_may_come_in(world: World) -> None:
         refused(world, 403, "not in the roster", certificate=named, path=path)
         named = world.certificate("north", "south")
         refused(world, 403, "names another site", certificate=named, path=path)
-    assert {who for who, _, _ in world.refusals} == {"somebody"}
+    assert {said[0] for said in world.refusals} == {"somebody"}
 
 
 def test_the_certificate_must_hold_now(world: World) -> None:

@@ -57,15 +57,18 @@ def keep_current(
     assert until()
 
 
-def test_the_roster_is_registered(link: _Link) -> None:
+def test_the_roster_is_registered(link: _Link, caplog: pytest.LogCaptureFixture) -> None:
     """Every site of the roster has a node, though none was ever there."""
     assert set(link.registered) == {"north", "south"}
     found = link.sites()
     assert found["north"] == {"connection": "offline", "ever": False, "refused": None}
-    link.told("north", "/v1/fleet/pull-messages", "not the site's node key")
-    link.told("north", "/v1/fleet/pull-messages", "again")
+    for why, status in (("not the site's node key", 403), ("again", 403), ("too many at once", 503)):
+        link.told("north", "/v1/fleet/pull-messages", why, status)
+    link.told("south", "/v1/fleet/pull-messages", "too many at once", 503)
     refused = link.sites()["north"]["refused"]
     assert (refused["why"], refused["count"]) == ("again", 2)
+    assert link.sites()["south"]["refused"] is None  # it comes in by itself
+    assert caplog.text.count("refused north") == caplog.text.count("refused south") == 1
     about = link.info()
     assert (about["epoch"], about["federation"]) == (1, "clinic")
     assert about["roster"] == link.kit.roster.read_text()
