@@ -35,8 +35,8 @@ def check_kit(kit: SiteKit) -> None:
     entry = next((site for site in roster.sites if site.tls_key == spki_digest(certificate)), None)
     if entry is None:
         raise ConfigError(
-            f"{kit.folder}: the roster of epoch {roster.epoch} does not name this kit's keys: it was replaced "
-            "or revoked; ask who runs the authority for a new one"
+            f"{kit.folder}: the roster of epoch {roster.epoch} does not name this kit's keys: it was "
+            "replaced or revoked; ask who runs the authority for a new one"
         )
     if entry.name != name:
         raise ConfigError(f"{kit.site_toml}: name = '{name}', but this is the kit of '{entry.name}'")

@@ -35,7 +35,7 @@ def ask(
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback has no proxy
     try:
         with opener.open(request, timeout=_TIMEOUT_S) as answer:
-            return dict(json.loads(answer.read(_MAX_ANSWER)))
+            found = json.loads(answer.read(_MAX_ANSWER))
     except urllib.error.HTTPError as error:
         said = _said(error)
         raise (UserError if error.code < 500 else RunError)(
@@ -43,6 +43,9 @@ def ask(
         ) from None
     except (OSError, ValueError) as error:
         raise RunError(f"the server of {kit} does not answer ({error}): is it running?") from None
+    if not isinstance(found, dict):
+        raise RunError(f"the server of {kit} answers what is no table: is it of another release?")
+    return found
 
 
 def _said(error: urllib.error.HTTPError) -> str:

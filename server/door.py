@@ -25,6 +25,7 @@ from protocol.errors import RosterError
 from protocol.keys import spki_digest
 from protocol.roster import Roster, SiteEntry
 from server.flwr_adapter.link import FLEET_PATHS, NODE_KEY_HEADER
+from server.units import plain
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -41,6 +42,7 @@ MAX_PROBE_BYTES = 2**20
 # How many requests of one site are worked on at once: a SuperNode makes two, its heartbeat, and info.
 MOST_AT_ONCE = 8
 _BODY_S = 60.0
+_DIGITS = 12  # of a number that is read
 _PASSING = (429, 500)
 
 
@@ -54,12 +56,13 @@ class Rosters(Protocol):
 
 
 class Refused(Exception):  # noqa: N818  an answer, not an error
-    """What the caller is told instead: a status and a word for the server's own log."""
+    """What the caller is told instead: a status; for the server's own log, why, and who it was if known."""
 
-    def __init__(self, status: int, why: str) -> None:
+    def __init__(self, status: int, why: str, who: str = "") -> None:
         super().__init__(why)
         self.status = status
         self.why = why
+        self.who = who
 
 
 @dataclass
@@ -71,7 +74,7 @@ class Door:
         rosters: the roster in force.
         clock: seconds since 1970.
         info: what ``GET /v1/consilium/info`` answers beside the time.
-        told: is told of each refusal: the site, or what is known of who it was, the path, and why.
+        told: is told of each refusal: the site, or what is known of who it was, the path, why, the status.
         pushes: raises ``Refused`` for a body of push-messages that speaks for another node.
     """
 
@@ -79,7 +82,7 @@ class Door:
     rosters: Rosters
     clock: Callable[[], float]
     info: Callable[[], dict[str, Any]]
-    told: Callable[[str, str, str], None] = lambda *_: None
+    told: Callable[[str, str, str, int], None] = lambda *_: None
     pushes: Callable[[bytes], None] = lambda _: None
     _at_once: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
 
@@ -87,13 +90,13 @@ class Door:
         """Answer one request; anything but HTTP is closed."""
         if scope["type"] != "http":
             return
-        who, path = "somebody", str(scope["path"])[:100]
+        who, path = "somebody", plain(str(scope["path"])[:100])  # it goes into a log
         try:
             entry = self._let_in(scope)
             who = entry.name
             await self._answer(entry, scope, receive, send)
         except Refused as refused:
-            self.told(who, path, refused.why)
+            self.told(refused.who or who, path, refused.why, refused.status)
             await _say(send, refused.status, {"error": _WORDS[refused.status]})
 
     def _let_in(self, scope: Scope) -> SiteEntry:
@@ -109,7 +112,7 @@ class Door:
         if scope["path"] != INFO:
             given = [value for name, value in scope["headers"] if name.lower() == NODE_KEY_HEADER]
             if given != [_header(entry.node_key)]:
-                raise Refused(403, "not the site's node key")
+                raise Refused(403, "not the site's node key", entry.name)
         return entry
 
     async def _answer(self, entry: SiteEntry, scope: Scope, receive: Receive, send: Send) -> None:
@@ -142,14 +145,14 @@ def identify(certificate: bytes | None, roster: Roster, now_s: float) -> SiteEnt
     peer = _read(certificate)
     if peer is None:
         raise Refused(403, "a certificate that names no site")
+    entry = next((site for site in roster.sites if site.tls_key == peer.key), None)
     if not peer.not_before <= now_s < peer.not_after:
-        raise Refused(403, "the certificate is not valid now")
-    for entry in roster.sites:
-        if entry.tls_key == peer.key:
-            if peer.name != f"consilium:{roster.federation}:site:{entry.name}":
-                raise Refused(403, "the certificate names another site than the roster")
-            return entry
-    raise Refused(403, "a certificate whose key is not in the roster")
+        raise Refused(403, "the certificate is not valid now", entry.name if entry else "")
+    if entry is None:
+        raise Refused(403, "a certificate whose key is not in the roster")
+    if peer.name != f"consilium:{roster.federation}:site:{entry.name}":
+        raise Refused(403, "the certificate names another site than the roster")
+    return entry
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,7 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
     """Read the body up to what its path may take."""
     cap = MAX_OBJECT_BYTES if scope["path"] == PUSH_OBJECT else MAX_BODY_BYTES
     said = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
-    if any(not value.isdigit() or int(value) > cap for value in said):
+    if any(not value.isdigit() or len(value) > _DIGITS or int(value) > cap for value in said):
         raise Refused(413, "a body that is too large")
     found = bytearray()
     try:

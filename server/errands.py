@@ -101,6 +101,7 @@ class ErrandGrid(Grid):
         clock: seconds since 1970, for people.
         told: is called when the state of a site has changed.
         is_stopped: says whether the run is to stop; then the next call raises ``StoppedError``.
+        monotonic: seconds on a clock that is never set.
     """
 
     def __init__(
@@ -111,9 +112,11 @@ class ErrandGrid(Grid):
         clock: Callable[[], float] = time.time,
         told: Callable[[str, SiteWork], None] = lambda *_: None,
         is_stopped: Callable[[], bool] = lambda: False,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._link, self._envelopes = link, envelopes
         self._clock, self._told, self._is_stopped = clock, told, is_stopped
+        self._monotonic = monotonic
         self._numbers = itertools.count(1)
         self._queues: defaultdict[str, deque[_Errand]] = defaultdict(deque)
         self._done: dict[str, Message] = {}
@@ -149,7 +152,7 @@ class ErrandGrid(Grid):
         """Return the nodes of the sites that are online, or were until a short while ago."""
         self._check()
         self._see_nodes()
-        since = time.monotonic() - _ABSENT_S
+        since = self._monotonic() - _ABSENT_S
         return [node for node, seen in self._seen.items() if seen >= since]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -182,8 +185,8 @@ class ErrandGrid(Grid):
     ) -> Iterable[Message]:
         """Push messages and wait for their answers, up to ``timeout`` seconds."""
         waiting, found = list(self.push_messages(messages)), list[Message]()
-        until = time.monotonic() + (timeout if timeout is not None else float("inf"))
-        while waiting and time.monotonic() < until:
+        until = self._monotonic() + (timeout if timeout is not None else float("inf"))
+        while waiting and self._monotonic() < until:
             found += [self._done.pop(i) for i in waiting if i in self._done]
             waiting = [i for i in waiting if any(e.number == i for q in self._queues.values() for e in q)]
             time.sleep(_FAST_S)
@@ -208,14 +211,14 @@ class ErrandGrid(Grid):
 
     def _advance(self) -> None:
         """Look for answers and send what is due, unless the last look was just now."""
-        now = time.monotonic()
+        now = self._monotonic()
         if now < self._look_at:
             return
         self._see_nodes()
         happened = False
         for site in list(self._queues):
             happened |= self._attend(site, now)
-        now = time.monotonic()
+        now = self._monotonic()
         self._quiet_since = now if happened else self._quiet_since
         self._look_at = now + min(max(_FAST_S, _SHARE * (now - self._quiet_since)), _SLOW_S)
 
@@ -231,7 +234,8 @@ class ErrandGrid(Grid):
                 happened = True
                 if self._take(errand, reply, now):
                     queue.popleft()
-                    self._show(site, SiteWork("idle", self._clock()))
+                    if self.work[site].state != "refused":  # what was refused stays to be seen
+                        self._show(site, SiteWork("idle", self._clock()))
                     return True
         return self._ask(errand, now) or happened
 
@@ -332,7 +336,7 @@ class ErrandGrid(Grid):
         return True
 
     def _see_nodes(self) -> None:
-        now = time.monotonic()
+        now = self._monotonic()
         if now < self._nodes_at:
             return
         self._online = dict(self._link.online())

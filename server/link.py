@@ -31,6 +31,7 @@ from server.orders import OrderBook, read_json
 _RELOAD_S = 1.0
 _TAIL_BYTES = 2**20
 _WARN_EVERY_S = 6 * 3600.0
+_PASSES = 503  # a refusal that the site repeats until it is let in
 
 logger = logging.getLogger("consilium.link")
 
@@ -44,6 +45,8 @@ class _Link:
     refusals: dict[str, dict[str, Any]] = field(default_factory=dict)
     registered: dict[str, int] = field(default_factory=dict)
     keys: dict[str, bytes] = field(default_factory=dict)
+    epoch: int = 0  # of the roster whose nodes are registered
+    _logged_at: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         from server.flwr_adapter.link import SuperLink, speaks_for_itself  # noqa: PLC0415  be_quiet comes first
@@ -58,7 +61,7 @@ class _Link:
             "flower": check_flower(),
             "bundle": bundle_digest(make_bundle()),
         }
-        self._warned_at = 0.0
+        self._warned_at, self._stamp = 0.0, _stamp(self.kit.certificate)
         self.register()
 
     def register(self) -> None:
@@ -72,6 +75,9 @@ class _Link:
                     self.superlink.unregister(view.node)
         self.keys = named
         self.registered = self.superlink.register(named)
+        for site in sorted(set(named) - set(self.registered)):
+            logger.warning("%s cannot come in: its node key was taken away before; give it a new one", site)
+        self.epoch = roster.epoch
 
     def info(self) -> dict[str, Any]:
         """What sites are told: versions, and the roster with its signature."""
@@ -79,11 +85,14 @@ class _Link:
         text = self.kit.roster.read_text(encoding="utf-8")
         return {**self.about, "epoch": roster.epoch, "roster": text}
 
-    def told(self, who: str, path: str, why: str) -> None:
-        """Keep what was refused, for the status, and log it at most once a second for each caller."""
+    def told(self, who: str, path: str, why: str, status: int) -> None:
+        """Keep what was refused for good, for the status; log each caller at most once a second."""
         before = self.refusals.get(who)
-        self.refusals[who] = {"at": time.time(), "why": why, "count": (before or {"count": 0})["count"] + 1}
-        if before is None or time.time() - before["at"] > 1:
+        if status != _PASSES:
+            count = (before or {"count": 0})["count"] + 1
+            self.refusals[who] = {"at": time.time(), "why": why, "count": count}
+        if time.monotonic() > self._logged_at.get(who, 0.0) + 1.0:
+            self._logged_at[who] = time.monotonic()
             logger.warning("refused %s at %s: %s", who, path, why)
 
     def pushes(self, body: bytes) -> None:
@@ -105,23 +114,29 @@ class _Link:
 
     async def keep_current(self, context: Any) -> None:
         """Take in a new roster and new certificates without a restart, and warn before they expire."""
-        stamp = _stamp(self.kit.certificate)
         while True:
             await asyncio.sleep(_RELOAD_S)
-            try:
-                if await asyncio.to_thread(self.book.reload):
-                    await asyncio.to_thread(self.register)
-                    logger.warning("the roster of epoch %s is in force", self.info()["epoch"])
-                if (now := _stamp(self.kit.certificate)) != stamp:
-                    context.load_cert_chain(self.kit.certificate, self.kit.key)
-                    stamp = now
-                    logger.warning("the new certificate is in use")
-                if time.monotonic() > self._warned_at:
-                    self._warned_at = time.monotonic() + _WARN_EVERY_S
-                    if said := expiry_warning(load_certificate(self.kit.certificate), time.time()):
-                        logger.warning("%s", said)
-            except (ConsiliumError, OSError, ValueError) as error:
-                logger.warning("the roster or certificate on disk is not taken: %s", error)
+            for look in (self._look_at_roster, lambda: self._look_at_certificate(context)):
+                try:
+                    await look()
+                except Exception as error:  # noqa: BLE001  whatever it is: if this ended, nobody could be revoked
+                    logger.warning("the roster or certificate on disk is not taken: %s", error)
+
+    async def _look_at_roster(self) -> None:
+        await asyncio.to_thread(self.book.reload)
+        if self.book.current.epoch != self.epoch:
+            await asyncio.to_thread(self.register)
+            logger.warning("the roster of epoch %s is in force", self.epoch)
+
+    async def _look_at_certificate(self, context: Any) -> None:
+        if (now := _stamp(self.kit.certificate)) != self._stamp:
+            context.load_cert_chain(self.kit.certificate, self.kit.key)
+            self._stamp = now
+            logger.warning("the new certificate is in use")
+        if time.monotonic() > self._warned_at:
+            self._warned_at = time.monotonic() + _WARN_EVERY_S
+            if said := expiry_warning(load_certificate(self.kit.certificate), time.time()):
+                logger.warning("%s", said)
 
 
 def _stamp(path: Path) -> int:

@@ -57,8 +57,10 @@ class OrderBook:
             ConfigError: the run has an order already, or the text is too long.
         """
         order = Order(run=run, submitted_at=now_s, since=now_s, baselines=baselines)
-        if len(text.encode()) > MAX_TEXT:
+        if len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT:
             raise ConfigError(f"the collaboration has more than {MAX_TEXT} bytes")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ConfigError("the collaboration is no text in UTF-8")
         try:
             with self.text_path(run).open("x", encoding="utf-8") as file:
                 file.write(text)

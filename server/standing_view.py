@@ -121,7 +121,8 @@ def shown(found: Mapping[str, Any], run: str | None) -> RenderableType:
         since = "" if row["since_s"] is None else duration(row["since_s"])
         left = "" if row["eta_s"] is None else duration(row["eta_s"])
         state = Text(row["state"], style=_STYLES.get(row["state"], ""))
-        table.add_row(plain(row["site"]), state, since, plain(row["work"]), share, left, plain(row["do"]))
+        name_, work, do = (Text(plain(row[key])) for key in ("site", "work", "do"))  # a str would be markup
+        table.add_row(name_, state, since, work, share, left, do)
     parts += [Text(), table]
     rejected = (status.get("rejected") or [])[-5:]
     parts += [Text("rejected: " + ": ".join(plain(str(v)) for v in r.values())) for r in rejected]

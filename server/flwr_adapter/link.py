@@ -7,7 +7,7 @@ Flower's command line refuses node authentication without its own TLS. Here TLS,
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,11 +93,18 @@ class SuperLink:
         return found
 
     def register(self, node_keys: Mapping[str, bytes]) -> dict[str, int]:
-        """Register the node key of each site that has none yet; return the node ids by site."""
+        """Register the node key of each site that is not known yet; return the node ids by site.
+
+        A site whose key was taken away before is left out: Flower never takes such a key again.
+        """
         found = {}
         for site, key in node_keys.items():
             node = self._state.get_node_id_by_public_key(key)
-            found[site] = node or self._state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 0)
+            if node is None:
+                with suppress(ValueError):
+                    node = self._state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, key, 0)
+            if node is not None:
+                found[site] = node
         return found
 
     def unregister(self, node: int) -> None:

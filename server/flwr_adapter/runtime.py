@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import httpx
-from flwr.app import Error, Message
+from flwr.app import Array, Error, Message
 from flwr.app.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.common.constant import ErrorCode, SubStatus
@@ -34,6 +34,7 @@ from flwr.supercore.control.control_http_client import ControlHttpClient
 from flwr.supercore.date import now
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.inflatable.inflatable_object import (
+    get_object_body,
     get_object_head_values_from_object_content,
     iterate_object_tree,
 )
@@ -276,9 +277,9 @@ def put_together(contents: dict[str, bytes]) -> int:
     """Return how many bytes the arrays among Flower's objects have, each piece as often as it is named."""
     total = 0
     for content in contents.values():
-        kind, children, body_bytes = get_object_head_values_from_object_content(content)
+        kind, children, _ = get_object_head_values_from_object_content(content)
         if kind == "Array":
-            named = json.loads(content[len(content) - body_bytes :])["arraychunk_ids"]
+            named = json.loads(get_object_body(content, Array))["arraychunk_ids"]  # read as Flower will
             if not isinstance(named, list) or len(named) > _MOST_OBJECTS:
                 raise ValueError("an array of too many pieces")
             total += sum(len(contents[children[index]]) for index in named)

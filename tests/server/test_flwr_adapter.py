@@ -1,4 +1,4 @@
-"""The adapter's two halves that need no Ray: the task identity, and the watch over a ServerApp."""
+"""What of the adapter needs no Ray and no server: identities, the watch over a ServerApp, who speaks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ from typing import cast
 import httpx
 import pytest
 from flwr.app import Context, Message, RecordDict
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.message_pb2 import Metadata, ObjectTree
+from flwr.proto.node_pb2 import Node
 from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.task_identity import TaskIdentity
 
 from protocol.errors import DataError
-from server.flwr_adapter import _Observed, is_link_failure, task_identity
+from server.flwr_adapter import is_link_failure, task_identity
+from server.flwr_adapter.link import speaks_for_itself
+from server.flwr_adapter.simulation import _Observed
 
 ASKED = httpx.Request("POST", "http://127.0.0.1/pull")
 
@@ -97,3 +103,36 @@ def test_a_waiting_server_ends_with_the_runtime() -> None:
 def test_a_lost_link_is_told_from_a_bad_reply(error: Exception, is_link: bool) -> None:
     """Only where Flower's server cannot be reached is nobody's reply to blame."""
     assert is_link_failure(error) is is_link
+
+
+def _pushed(node: int, *speakers: int, trees: int | None = None) -> bytes:
+    messages = [ProtoMessage(metadata=Metadata(src_node_id=speaker)) for speaker in speakers]
+    count = len(speakers) if trees is None else trees
+    made = PushMessagesRequest(
+        node=Node(node_id=node),
+        messages_list=messages,
+        message_object_trees=[ObjectTree(object_id="a")] * count,
+    )
+    return bytes(made.SerializeToString())
+
+
+def test_a_node_speaks_for_itself() -> None:
+    """One reply of the node that sends it passes; more, none, another's, nobody's and what is none do not."""
+    assert speaks_for_itself(_pushed(5, 5))
+    for body in (
+        _pushed(5, 6),
+        _pushed(6, 5),
+        _pushed(0, 0),
+        _pushed(5),
+        _pushed(5, 5, 5),
+        _pushed(5, 5, 6),
+        _pushed(5, 5, trees=0),
+        _pushed(5, 5, trees=2),
+        PushMessagesRequest(
+            messages_list=[ProtoMessage(metadata=Metadata(src_node_id=5))]
+        ).SerializeToString(),
+        b"",
+        b"\xff" * 20,
+        _pushed(5, 5)[:-1],
+    ):
+        assert not speaks_for_itself(body)
