@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-
 from clients.kit import SiteKit, open_roster_book
 from protocol.errors import ConfigError
 from protocol.keys import (
@@ -40,10 +38,8 @@ def check_kit(kit: SiteKit) -> None:
         )
     if entry.name != name:
         raise ConfigError(f"{kit.site_toml}: name = '{name}', but this is the kit of '{entry.name}'")
-    public = certificate.public_key()
-    same_key = isinstance(public, EllipticCurvePublicKey) and public == tls.public_key()
     if (
-        not same_key
+        certificate.public_key() != tls.public_key()
         or entry.signing_key != public_bytes(signing).hex()
         or entry.node_key != node_key_text(node.public_key())
     ):

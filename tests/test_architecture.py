@@ -62,10 +62,13 @@ ONLY_IN = {
         "server/provision.py",
         "clients/flwr_adapter.py",
         "clients/kit.py",
+        "simulations/sealed.py",
+        "simulations/benchmarks/stock_round.py",
     },
     "uvicorn": {"server/listeners.py", "clients/flwr_adapter.py"},
     "httpx": {
         "server/flwr_adapter/runtime.py",
+        "server/flwr_adapter/simulation.py",
         "clients/agent.py",
         "clients/flwr_adapter.py",
         "clients/inquiry.py",

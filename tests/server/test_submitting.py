@@ -40,7 +40,7 @@ def test_a_scenario_is_refused(tmp_path: Path) -> None:
 
 def test_a_mistake_is_found_before(tmp_path: Path) -> None:
     """What the server would refuse is refused here, with the file and the key."""
-    path = file_of(tmp_path, {**tables(), "rouns": 3})
+    path = file_of(tmp_path, {"name": "small", "rouns": 3, "subtasks": tables()["subtasks"]})
     with pytest.raises(ConfigError, match=r"task\.toml.*rouns.*rounds"):
         prepared(path)
     with pytest.raises(ConfigError, match="nowhere"):
