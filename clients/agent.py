@@ -80,7 +80,12 @@ class Agent:
         except ConsiliumError as error:
             logger.warning("refused: %s", error)
             refusal = pack(Refusal(code=error.code, detail=str(error)[:500]))
-            return self._sealed(refusal, header, REFUSAL) if header else None
+        except Exception as error:
+            # A SuperNode waits without end for an answer: it gets one, whatever happens here.
+            logger.exception("a message could not be answered")
+            detail = f"{type(error).__name__} at the site; its log says more"
+            refusal = pack(Refusal(code="site", detail=detail))
+        return self._sealed(refusal, header, REFUSAL) if header else None
 
     def close(self) -> None:
         """End the worker and close the books."""
@@ -114,7 +119,7 @@ class Agent:
         try:
             if fetch_roster(self.kit, self.book):
                 logger.warning("the roster of epoch %s is in force", self.book.epoch())
-        except (ConsiliumError, httpx.HTTPError) as error:
+        except (ConsiliumError, httpx.HTTPError, OSError) as error:
             logger.warning(
                 "no new roster: %s", error if isinstance(error, RosterError) else type(error).__name__
             )
@@ -145,9 +150,12 @@ class Agent:
             raise MessageError(f"a question of kind {kind!r}, which sites do not know")
         if kind.startswith("train."):
             self.ledger.note_ask(header.run, kind, header.task, header.lease, asked)
-        if (known := self.ledger.result(header.run, asked)) is not None:
+        # In this order: work that ends in between has its result in the ledger, and is not done twice.
+        work = self.bench.get(asked)
+        if work is None and (known := self.ledger.result(header.run, asked)) is not None:
             return self._result(header, asked, known)
-        work = self.bench.put(Work(header.run, kind, header.task, asked, parts_of(record)))
+        if work is None:
+            work = self.bench.put(Work(header.run, kind, header.task, asked, parts_of(record)))
         return self._wait(header, work, self.hold_s)
 
     def _poll(self, header: Header, asked: bytes, hold_s: float) -> RecordDict:
@@ -237,12 +245,21 @@ def serve(agent: Agent, desk: TaskDesk, tell: Callable[[Words], None], stop: Cal
                 pause_s = min(pause_s * 1.3, _SLOW_S)
                 continue
             pause_s = _FAST_S
-            desk.give(job, agent.answer(job), "the message is not the server's")
-        except (httpx.HTTPError, RuntimeError, ValueError) as error:
-            # The SuperNode was restarted, or the run has ended meanwhile.
+            desk.give(job, _answer(agent, job), "the message is not the server's")
+        except Exception as error:  # noqa: BLE001  whatever came of one message, the next may be answered
+            # The SuperNode was restarted, the run has ended meanwhile, or the message was malformed.
             logger.warning("a message was lost: %s", type(error).__name__)
             desk.drop()
             time.sleep(_SLOW_S)
+
+
+def _answer(agent: Agent, job: Job) -> RecordDict | None:
+    """Return the answer; None, where even a refusal cannot be written down, so that nothing leaves."""
+    try:
+        return agent.answer(job)
+    except Exception:
+        logger.exception("an answer could not be sealed")
+        return None
 
 
 def main() -> None:

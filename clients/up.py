@@ -30,6 +30,8 @@ _READY_S = 120.0
 SILENT_S = 90.0
 # A node that was refused or cannot start is tried again after 1 s, 2 s, up to this.
 _LONGEST_PAUSE_S = 65.0
+# What lived for less than this has not worked, whatever it said: it is not started over and over at once.
+_STEADY_S = 10.0
 _AHEAD_S = 4.0  # Flower refuses a clock that is 5 s ahead of the server's
 _WARN_EVERY_S = 6 * 3600.0
 
@@ -133,6 +135,7 @@ class SiteUp:
             logger.warning(
                 "the agent ended with %s; it and the SuperNode are started again", self._agent.code
             )
+            self._pause(self._agent, worked="ready" in self._agent.heard)
             self._stop()
         if self._node is not None and self._node.code is not None:
             self._node_ended(self._node)
@@ -160,11 +163,16 @@ class SiteUp:
             self._show(f"the server refuses this site ({_REFUSALS.get(refused, refused)})")
         else:
             logger.warning("the SuperNode ended with %s; it is started again", node.code)
-        self._starts = 1 if worked and not refused else self._starts
-        pause_s = 0.0 if worked and not refused else min(2.0 ** (self._starts - 1), _LONGEST_PAUSE_S)
-        self._next_at = time.monotonic() + pause_s
+        self._pause(node, worked=worked and not refused)
         node.end()
         self._node = None
+
+    def _pause(self, child: Child, *, worked: bool) -> None:
+        """Set when the SuperNode may be started again after a child has ended."""
+        steady = worked and time.monotonic() > child.started_at + _STEADY_S
+        self._starts = 0 if steady else self._starts
+        pause_s = 0.0 if steady else min(2.0 ** max(0, self._starts - 1), _LONGEST_PAUSE_S)
+        self._next_at = time.monotonic() + pause_s
 
     def _watch(self, node: Child) -> None:
         """Show the state of the connection, and start a SuperNode anew whose calls have stopped."""
