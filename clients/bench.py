@@ -33,7 +33,7 @@ State = Literal["waiting", "working", "done", "failed", "cancelled"]
 
 @dataclass
 class Work:
-    """One message's work. ``done`` is set when it has ended in any way."""
+    """One message's work, by the name ``asked``. ``done`` is set when it has ended in any way."""
 
     run: str
     kind: str
@@ -95,7 +95,7 @@ class Bench:
         self._thread.start()
 
     def get(self, asked: bytes) -> Work | None:
-        """Return the work of this digest that waits, is worked on, or has just ended without a result."""
+        """Return the work of this name that waits, is worked on, or has just ended without a result."""
         with self._state_lock:
             failed = self._failed.get(asked)
             if failed is not None and time.monotonic() < failed.ended + _REMEMBERED_S:

@@ -60,8 +60,8 @@ def _work(
             sock.sendall(struct.pack(">I", 3) + b"???")
             time.sleep(30)
         case "slow":
-            frames.send(sock, {"op": "progress", "asked": "ff" * 32, "share": 0.9})  # of some other work
             frames.send(sock, {"op": "progress", "asked": asked, "share": 0.25})
+            frames.send(sock, {"op": "progress", "asked": "ff" * 32, "share": 0.9})  # of some other work
             while (said := frames.receive(sock)[0]) != {"op": "cancel", "asked": asked}:
                 assert said["op"] == "cancel"
     memory["count"] = str(int(memory.get("count", b"0")) + 1).encode()

@@ -26,7 +26,7 @@ from protocol.bounds import Frozen
 from protocol.header import digest
 from protocol.messages import Assignment, EvaluationRequest, Refusal, SubtaskQuery
 from protocol.records import pack, parts_of, record_of, unpack
-from tests.clients.test_bench import WAIT_S, until
+from tests.clients.bench_cases import WAIT_S, until
 from tests.clients.warm_cases import RISK, first, ready, write_site
 
 START_S = 120.0
