@@ -222,6 +222,8 @@ def why(error: BaseException) -> str:
     """Return in a few words why the server did not answer."""
     if isinstance(error, httpx.HTTPStatusError):
         code = error.response.status_code
+        if code >= 500:
+            return f"it cannot answer now ({code})"
         return "it refuses this site: " + _REFUSALS.get(code, str(code))
     if isinstance(error, httpx.TimeoutException):
         return "it took too long"
