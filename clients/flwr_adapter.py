@@ -182,8 +182,8 @@ def _keep_node(factory: NodeStateFactory, node_file: Path, tell: Callable[[Words
         time.sleep(FAST_S)
 
 
-def _serve_runtime(factory: NodeStateFactory, superexec_secret: bytes, sock: socket) -> None:
-    """Serve the SuperNode's Runtime API."""
+def _serve_runtime(factory: NodeStateFactory, superexec_secret: bytes, sock: socket) -> uvicorn.Server:
+    """Serve the SuperNode's Runtime API in a thread; return the server."""
     app = create_app(state_factory=factory, superexec_auth_secret=superexec_secret)
     config = uvicorn.Config(app, access_log=False, log_config=None, ws="none", lifespan="on")
     server = uvicorn.Server(config)
@@ -193,6 +193,7 @@ def _serve_runtime(factory: NodeStateFactory, superexec_secret: bytes, sock: soc
         time.sleep(0.01)
     if not server.started:
         raise RuntimeError("the SuperNode's Runtime API did not start")
+    return server
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,7 @@ class TaskDesk:
 
     def __init__(self, address: str, superexec_secret: bytes) -> None:
         shorten_pulls()
-        self._token = _Token()
+        self._token, self._closed = _Token(), threading.Event()
         guard = SuperExecAuthHttpInterceptor(master_secret=superexec_secret, protected_methods={ACQUIRE})
         version = RuntimeVersionHttpInterceptor(component_name="consilium")
         self._client = RuntimeHttpClient.from_server_address(
@@ -251,10 +252,14 @@ class TaskDesk:
         """Let the message in hand go: the SuperNode no longer knows it."""
         self._token.value = None
 
+    def close(self) -> None:
+        """Let go of the line."""
+        self._closed.set()
+        self._client.close()
+
     def _beat(self) -> None:
         """Keep the token alive while a message is held."""
-        while True:
-            time.sleep(_BEAT_S)
+        while not self._closed.wait(_BEAT_S):
             if self._token.value is not None:
                 with suppress(Exception):  # nobody else would beat
                     self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
