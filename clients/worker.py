@@ -158,6 +158,7 @@ def main() -> None:
     given, _ = inherit()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     Bench(socket.socket(fileno=given["fd"]), Path(given["site_toml"])).run()
 
 

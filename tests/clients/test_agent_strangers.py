@@ -164,6 +164,8 @@ def test_a_roster_that_cannot_be_had_is_no_error(
 
     monkeypatch.setattr(agent_module, "fetch_roster", fail)
     assert desk.agent.answer(job(with_seal(*desk.sealed(QUERY, desk.signer(epoch=2))))) is None
+    desk.agent._roster_at -= 301
+    desk.agent.keep_current()
     assert receipt(desk, desk.ask(QUERY)).state == "waiting"
 
 

@@ -136,3 +136,23 @@ def test_a_supernode_whose_calls_are_answered_is_never_asked_about(up: SiteUp, s
         turns(up, stage, 60)
         stage.of("supernode")[0].heard_at = stage.clock.now
     assert stage.asked == 0
+
+
+def test_a_site_that_worked_and_is_then_refused_is_given_time(up: SiteUp, stage: Stage) -> None:
+    """As when it was taken out of the roster; and it begins with short pauses again, not with the last."""
+    _refused(up, stage, 0.1)
+    while (node := stage.of("supernode")[-1]).code is not None:
+        turns(up, stage, 1)
+    node.heard["node"] = "7"
+    turns(up, stage, 20)
+    node.code = 1
+    up._turn()
+    node = stage.of("supernode")[-1]
+    node.heard["node"] = "7"
+    turns(up, stage, 20)
+    node.heard["refused"], node.code = 403, 1
+    count = len(stage.of("supernode"))
+    turns(up, stage, 0.9)
+    assert len(stage.of("supernode")) == count
+    turns(up, stage, 0.5)
+    assert len(stage.of("supernode")) == count + 1
