@@ -257,7 +257,7 @@ def test_each_second_an_answered_call_is_told(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_refusal_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """By its status; a server that has no time is neither a refusal nor a sign of life."""
-    fleet = Fleet(deactivate_node=[200, 403, 503, 401])
+    fleet = Fleet(deactivate_node=[503, 200, 403, 401])
     with (line := Line(fleet, monkeypatch)) as client:
         for _ in range(4):
             with suppress(httpx.HTTPStatusError):
