@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.proto.fleet_pb2 import ActivateNodeResponse, PullMessagesResponse, PushMessagesResponse
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatResponse
@@ -86,15 +86,10 @@ class Node:
 
     def reply(self) -> None:
         """Have an answer to whatever was received, as an executor would give it."""
-        context = Context(RUN_ID, NODE_ID, node_config={}, state=RecordDict(), run_config={})
-        assert context.run_id == RUN_ID
         asked = next(entry.message for entry in self.state.msg_store.values())
         with identity():
             answer = Message(RecordDict(), reply_to=asked)
         start_client_internal._insert_message(answer, self.state, self.store)
-
-
-Status = int | Callable[[], int]
 
 
 class Fleet:
