@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import secrets
 import signal
 import socket
@@ -21,8 +20,6 @@ from protocol.bundle import bundle_digest, make_bundle, package_version
 from protocol.children import Child
 from protocol.errors import ConfigError, ConsiliumError, RosterError, UserError
 from protocol.keys import expiry_warning, load_certificate
-
-logger = logging.getLogger("consilium.site")
 
 _TURN_S = 0.1
 _READY_S = 120.0
@@ -132,9 +129,7 @@ class SiteUp:
         """Look after the children once."""
         self._warn()
         if self._agent is not None and self._agent.code is not None:
-            logger.warning(
-                "the agent ended with %s; it and the SuperNode are started again", self._agent.code
-            )
+            self._tell(f"the agent ended with {self._agent.code}; it and the SuperNode are started again")
             self._pause(self._agent, worked="ready" in self._agent.heard)
             self._stop()
         if self._node is not None and self._node.code is not None:
@@ -162,7 +157,7 @@ class SiteUp:
         if refused:
             self._show(f"the server refuses this site ({_REFUSALS.get(refused, refused)})")
         else:
-            logger.warning("the SuperNode ended with %s; it is started again", node.code)
+            self._tell(f"the SuperNode ended with {node.code}; it is started again")
         self._pause(node, worked=worked and not refused)
         node.end()
         self._node = None
@@ -187,7 +182,7 @@ class SiteUp:
             self._show(f"no answer from the server: {why(error)}")
             node.heard_at = time.monotonic()
             return
-        logger.warning("the SuperNode has been silent for %.0f s and is started again", quiet_s)
+        self._tell(f"the SuperNode has been silent for {quiet_s:.0f} s and is started again")
         node.process.kill()
 
     def _stop(self) -> None:
@@ -203,6 +198,11 @@ class SiteUp:
         self._warned_at = time.monotonic() + _WARN_EVERY_S
         if said := expiry_warning(load_certificate(self.kit.certificate), time.time()):
             self.say(f"warning: {said}")
+
+    def _tell(self, line: str) -> None:
+        """Say what happened; the state that was shown before is shown again when it is back."""
+        self._shown = ""
+        self.say(line)
 
     def _show(self, line: str) -> None:
         if line != self._shown:

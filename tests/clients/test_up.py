@@ -36,6 +36,7 @@ def test_when_the_agent_dies_both_are_started_again(up: SiteUp, stage: Stage) ->
     stage.of("agent")[0].code = 1
     up._turn()
     assert stage.ends == ["agent", "supernode"]
+    assert stage.said == ["the agent ended with 1; it and the SuperNode are started again"]
     assert [child.name for child in stage.children] == ["supernode", "agent"] * 2
     assert not any(child.ended for child in stage.children[2:])
 
@@ -59,6 +60,7 @@ def test_a_supernode_that_had_worked_is_started_again_at_once(up: SiteUp, stage:
     up._turn()
     assert len(stage.of("supernode")) == 2
     assert stage.of("supernode")[0].ended
+    assert stage.said[-1] == "the SuperNode ended with 1; it is started again"
     assert len(stage.of("agent")) == 1
     assert stage.of("agent")[0].code is None
 
@@ -118,6 +120,7 @@ def test_a_silent_supernode_is_replaced_if_the_server_answers(up: SiteUp, stage:
     assert node.code == -signal.SIGKILL
     assert stage.asked == 1
     assert len(stage.of("supernode")) == 2
+    assert any("has been silent for 90 s" in line for line in stage.said)
 
 
 def test_a_supernode_is_left_alone_while_the_server_is_down(up: SiteUp, stage: Stage) -> None:
