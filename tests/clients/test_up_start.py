@@ -56,7 +56,7 @@ def test_it_can_be_ended_while_no_server_answers(up: SiteUp, stage: Stage) -> No
     ends_after(up, stage, 3)
     up.run()
     assert stage.children == []
-    assert stage.clock.now < 1010
+    assert stage.clock.now < 1004
 
 
 def test_no_child_outlives_an_error(up: SiteUp, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
