@@ -10,6 +10,7 @@ import json
 import logging
 import signal
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from protocol.bundle import bundle_digest, make_bundle, package_version
 from protocol.children import inherit
 from protocol.errors import ConsiliumError, MessageError, RosterError, SealError, VersionError
 from protocol.files import replace
+from protocol.header import digest
 from protocol.keys import load_signing_key
 from protocol.messages import Refusal
 from protocol.records import pack, parts_of, record_of, take_seal, unpack, with_seal
@@ -41,6 +43,7 @@ logger = logging.getLogger("consilium.agent")
 _FAST_S, _SLOW_S = 0.02, 0.2
 _ROSTER_S = 300.0
 _TELL_S = 1.0
+_MOST_NAMES = 1000
 
 
 @dataclass
@@ -59,6 +62,7 @@ class Agent:
     clock: Callable[[], float] = time.time
     _roster_at: float = field(default_factory=time.monotonic)
     _counted: dict[str, Any] = field(default_factory=dict)
+    _names: OrderedDict[tuple[str, bytes], bytes] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
         self.book = open_roster_book(self.kit)
@@ -81,7 +85,12 @@ class Agent:
         except ConsiliumError as error:
             logger.warning("refused: %s", error)
             refusal = pack(Refusal(code=error.code, detail=str(error)[:500]))
-            return self._sealed(refusal, header, REFUSAL) if header else None
+        except Exception as error:
+            # A SuperNode waits without end for an answer: it gets one, whatever happens here.
+            logger.exception("a message could not be answered")
+            detail = f"{type(error).__name__} at the site; its log says more"
+            refusal = pack(Refusal(code="site", detail=detail))
+        return self._sealed(refusal, header, REFUSAL) if header else None
 
     def close(self) -> None:
         """End the worker and close the books."""
@@ -121,10 +130,9 @@ class Agent:
         try:
             if fetch_roster(self.kit, self.book):
                 logger.warning("the roster of epoch %s is in force", self.book.epoch())
-        except (ConsiliumError, httpx.HTTPError) as error:
-            logger.warning(
-                "no new roster: %s", error if isinstance(error, RosterError) else type(error).__name__
-            )
+        except (ConsiliumError, httpx.HTTPError, OSError) as error:
+            why = str(error) if isinstance(error, RosterError) else type(error).__name__
+            logger.warning("no new roster: %s", why)
 
     def _check_app(self, job: Job) -> None:
         if job.bundle_digest != self.bundle or bundle_digest(job.bundle) != self.bundle:
@@ -142,7 +150,8 @@ class Agent:
         if how == CANCEL:
             cancel, _ = unpack(record, Cancel)
             asked = bytes.fromhex(cancel.asked)
-            state = "cancelled" if self.bench.cancel(asked) else "unknown"
+            name = self._names.get((header.run, asked), b"")
+            state = "cancelled" if self.bench.cancel(name) else "unknown"
             return self._sealed(pack(Receipt(asked=cancel.asked, state=state)), header, RECEIPT, asked)
         raise MessageError(f"a message of type {how[:40]!r}, which sites do not know")
 
@@ -152,41 +161,52 @@ class Agent:
             raise MessageError(f"a question of kind {kind!r}, which sites do not know")
         if kind.startswith("train."):
             self.ledger.note_ask(header.run, kind, header.task, header.lease, asked)
-        if (known := self.ledger.result(header.run, asked)) is not None:
+        name = self._name(header.run, kind, asked)
+        # In this order: work that ends in between has its result in the ledger, and is not done twice.
+        work = self.bench.get(name)
+        if work is None and (known := self.ledger.result(header.run, name)) is not None:
             return self._result(header, asked, known)
-        work = self.bench.put(Work(header.run, kind, header.task, asked, parts_of(record)))
-        return self._wait(header, work, self.hold_s)
+        if work is None:
+            work = self.bench.put(Work(header.run, kind, header.task, name, parts_of(record)))
+        return self._wait(header, work, asked, self.hold_s)
+
+    def _name(self, run: str, kind: str, asked: bytes) -> bytes:
+        """Name some work: two questions of other kinds may have one body. A poll means the latest of them."""
+        name = digest([run.encode(), kind.encode(), asked])[0]
+        self._names[run, asked] = name
+        self._names.move_to_end((run, asked))
+        if len(self._names) > _MOST_NAMES:
+            self._names.popitem(last=False)
+        return name
 
     def _poll(self, header: Header, asked: bytes, hold_s: float) -> RecordDict:
-        work = self.bench.get(asked)
+        # One that this process never saw is unknown, also if its result is there: asked in full, it is given.
+        name = self._names.get((header.run, asked), b"")
+        work = self.bench.get(name)
         if work is not None:
-            return self._wait(header, work, hold_s)
-        if (known := self.ledger.result(header.run, asked)) is not None:
+            return self._wait(header, work, asked, hold_s)
+        if (known := self.ledger.result(header.run, name)) is not None:
             return self._result(header, asked, known)
         return self._sealed(pack(Receipt(asked=asked.hex(), state="unknown")), header, RECEIPT, asked)
 
-    def _wait(self, header: Header, work: Work, hold_s: float) -> RecordDict:
+    def _wait(self, header: Header, work: Work, asked: bytes, hold_s: float) -> RecordDict:
         """Return the result if it is there within ``hold_s``, else a receipt."""
         if work.done.wait(hold_s):
-            return self._outcome(header, work)
+            return self._outcome(header, work, asked)
         state = "waiting" if work.state == "waiting" else "working"
         receipt = Receipt(
-            asked=work.asked.hex(),
-            state=state,
-            share=work.share,
-            eta_s=work.eta_s(),
-            worked_s=work.worked_s(),
+            asked=asked.hex(), state=state, share=work.share, eta_s=work.eta_s(), worked_s=work.worked_s()
         )
-        return self._sealed(pack(receipt), header, RECEIPT, work.asked)
+        return self._sealed(pack(receipt), header, RECEIPT, asked)
 
-    def _outcome(self, header: Header, work: Work) -> RecordDict:
+    def _outcome(self, header: Header, work: Work, asked: bytes) -> RecordDict:
         if work.refusal is not None:
-            return self._sealed(work.refusal, header, REFUSAL, work.asked)
-        known = self.ledger.result(header.run, work.asked)
+            return self._sealed(work.refusal, header, REFUSAL, asked)
+        known = self.ledger.result(work.run, work.asked)
         if work.state == "done" and known is not None:
-            return self._result(header, work.asked, known)
+            return self._result(header, asked, known)
         refusal = Refusal(code="cancelled" if work.state == "cancelled" else "worker", detail=work.why[:500])
-        return self._sealed(pack(refusal), header, REFUSAL, work.asked)
+        return self._sealed(pack(refusal), header, REFUSAL, asked)
 
     def _result(self, header: Header, asked: bytes, known: Result) -> RecordDict:
         return self._sealed(record_of(known.parts), header, known.kind, asked)
@@ -205,9 +225,8 @@ class Agent:
         if gate.is_refusal(record):
             work.refusal = record
             return
-        self.ledger.commit(
-            work.run, work.kind, work.asked, Result(work.kind, work.task, work.answer), work.changed
-        )
+        result = Result(work.kind, work.task, work.answer)
+        self.ledger.commit(work.run, work.kind, work.asked, result, work.changed)
 
     def _sealed(
         self, record: RecordDict, header: Header, kind: str, asked: bytes | None = None
@@ -244,12 +263,21 @@ def serve(agent: Agent, desk: TaskDesk, stop: Callable[[], bool]) -> None:
                 pause_s = min(pause_s * 1.3, _SLOW_S)
                 continue
             pause_s = _FAST_S
-            desk.give(job, agent.answer(job), "the message is not the server's")
-        except (httpx.HTTPError, RuntimeError, ValueError) as error:
-            # The SuperNode was restarted, or the run has ended meanwhile.
+            desk.give(job, _answer(agent, job), "the message is not the server's")
+        except Exception as error:  # noqa: BLE001  whatever came of one message, the next may be answered
+            # The SuperNode was restarted, the run has ended meanwhile, or the message was malformed.
             logger.warning("a message was lost: %s", type(error).__name__)
             desk.drop()
             time.sleep(_SLOW_S)
+
+
+def _answer(agent: Agent, job: Job) -> RecordDict | None:
+    """Return the answer; None, where even a refusal cannot be written down, so that nothing leaves."""
+    try:
+        return agent.answer(job)
+    except Exception:
+        logger.exception("an answer could not be sealed")
+        return None
 
 
 def main() -> None:
@@ -261,9 +289,13 @@ def main() -> None:
     stopped: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: stopped.append(number))
-    check_flower()
-    kit = load_kit(Path(given["kit"]))
-    agent = Agent(kit, Ledger(kit.state, kit.config.limits.results_mib))
+    try:
+        check_flower()
+        kit = load_kit(Path(given["kit"]))
+        agent = Agent(kit, Ledger(kit.state, kit.config.limits.results_mib))
+    except ConsiliumError as error:
+        tell({"failed": str(error)})
+        raise SystemExit(2) from None
     desk = TaskDesk(given["runtime"], bytes.fromhex(given["superexec"]))
     tell({"ready": True})
     try:

@@ -18,7 +18,7 @@ from flwr.app import RecordDict
 
 from clients import frames
 from protocol.children import Child
-from protocol.errors import MessageError
+from protocol.errors import ConsiliumError, MessageError
 
 logger = logging.getLogger("consilium.agent")
 
@@ -26,12 +26,14 @@ _MOST_DEATHS = 3  # of workers over one work
 # A poll may come a moment after work ended without a result; asked for in full later, it is done again.
 _REMEMBERED_S, _MOST_REMEMBERED = 30.0, 100
 _READY_S = 300.0  # importing torch from a cold disk
+_UNWANTED = "the server no longer wants it"
+WORKER = "clients.worker"
 State = Literal["waiting", "working", "done", "failed", "cancelled"]
 
 
 @dataclass
 class Work:
-    """One message's work. ``done`` is set when it has ended in any way."""
+    """One message's work, by the name ``asked``. ``done`` is set when it has ended in any way."""
 
     run: str
     kind: str
@@ -43,6 +45,7 @@ class Work:
     begun: float = 0.0
     why: str = ""
     deaths: int = 0
+    unwanted: bool = False
     ended: float = 0.0
     answer: tuple[bytes, ...] = ()
     refusal: RecordDict | None = None
@@ -86,74 +89,81 @@ class Bench:
         self._sock: socket.socket | None = None
         self._knows: set[str] = set()
         self._closed = False
+        self._state_lock, self._send_lock = threading.RLock(), threading.Lock()
         self.counters: dict[str, Any] = {}
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def get(self, asked: bytes) -> Work | None:
-        """Return the work of this digest that waits, is worked on, or has just ended without a result."""
-        failed = self._failed.get(asked)
-        if failed is not None and time.monotonic() < failed.ended + _REMEMBERED_S:
-            return failed
-        return self._works.get(asked)
+        """Return the work of this name that waits, is worked on, or has just ended without a result."""
+        with self._state_lock:
+            failed = self._failed.get(asked)
+            if failed is not None and time.monotonic() < failed.ended + _REMEMBERED_S:
+                return failed
+            return self._works.get(asked)
 
     def put(self, work: Work) -> Work:
         """Have some work done; the same work is not done twice at once, nor again just after it failed."""
-        known = self.get(work.asked)
-        if known is not None:
-            return known
-        self._works[work.asked] = work
+        with self._state_lock:
+            known = self.get(work.asked)
+            if known is not None:
+                return known
+            self._works[work.asked] = work
         self._queue.put(work)
         return work
 
     def cancel(self, asked: bytes) -> bool:
         """Stop some work, between two of its batches if it has begun; return whether there was any."""
-        work = self._works.get(asked)
-        if work is None:
-            return False
-        if work.state == "waiting":
-            self._end(work, "cancelled", "the server no longer wants it")
-        elif self._sock is not None:
-            with suppress(OSError):
+        with self._state_lock:
+            work = self._works.get(asked)
+            if work is None:
+                return False
+            work.unwanted = True
+            if work.state == "waiting":
+                self._end(work, "cancelled", _UNWANTED)
+                return True
+        # What is being sent is not cut in two; a worker that is only starting is not given the work.
+        with self._send_lock, suppress(OSError):
+            if self._sock is not None:
                 frames.send(self._sock, {"op": "cancel", "asked": asked.hex()})
         return True
 
     @property
     def worker(self) -> int | None:
         """The worker's process id."""
-        return self._child.pid if self._child is not None else None
+        child = self._child
+        return child.pid if child is not None else None
 
     def close(self) -> None:
         """End the worker."""
         self._closed = True
         self._queue.put(None)
-        if self._child is not None:
-            self._child.end(2.0)
+        child = self._child
+        if child is not None:
+            child.end(2.0)
+        self._thread.join(2.0)
 
     def _run(self) -> None:
-        with suppress(OSError, EOFError):
+        try:
             self._ensure()  # so that torch is there before the first message
+        except Exception as error:  # noqa: BLE001  the first work will say it again
+            logger.warning("the worker does not start (%s); its log says more", type(error).__name__)
         while (work := self._queue.get()) is not None and not self._closed:
             while not work.done.is_set() and not self._closed:
                 self._try(work)
+        self._drop()
 
     def _try(self, work: Work) -> None:
         """Have the worker do it; if it dies, it is done again, a few times."""
         try:
             sock = self._ensure()
-            if work.run not in self._knows:
-                memory = self._memory_of(work.run)
-                frames.send(
-                    sock, {"op": "memory", "run": work.run, "keys": list(memory)}, list(memory.values())
-                )
-                self._knows = {work.run}
-            work.state, work.begun = "working", work.begun or time.monotonic()
-            frames.send(sock, {"op": "work", **_named(work)}, work.parts)
-            self._await(work, sock)
+            if self._begin(work):
+                self._give(work, sock)
+                self._await(work, sock)
         except (OSError, EOFError, MessageError) as error:
+            self._drop()
             if self._closed:
                 return
-            self._drop()
             work.deaths += 1
             work.share = None
             logger.warning(
@@ -161,6 +171,36 @@ class Bench:
             )
             if work.deaths >= _MOST_DEATHS:
                 self._end(work, "failed", f"the worker died {_MOST_DEATHS} times over it; its log says why")
+        except Exception as error:
+            # Nobody waits for ever, whatever went wrong; the worker may have half a message.
+            logger.exception("%s could not be given to the worker", work.kind)
+            self._drop()
+            self._end(work, "failed", str(error) if isinstance(error, ConsiliumError) else _name(error))
+
+    def _begin(self, work: Work) -> bool:
+        """Take up some work; False if it has been cancelled meanwhile."""
+        with self._state_lock:
+            if work.unwanted and not work.done.is_set():
+                self._end(work, "cancelled", _UNWANTED)
+            if work.done.is_set():
+                return False
+            work.state, work.begun = "working", work.begun or time.monotonic()
+            return True
+
+    def _give(self, work: Work, sock: socket.socket) -> None:
+        with self._send_lock:
+            if work.run not in self._knows:
+                memory = self._memory_of(work.run)
+                head = {"op": "memory", "run": work.run, "keys": list(memory)}
+                frames.send(sock, head, list(memory.values()))
+                self._knows = {work.run}
+            frames.send(
+                sock,
+                {"op": "work", "run": work.run, "kind": work.kind, "asked": work.asked.hex()},
+                work.parts,
+            )
+            if work.unwanted:  # it was cancelled before there was a worker to tell
+                frames.send(sock, {"op": "cancel", "asked": work.asked.hex()})
 
     def _await(self, work: Work, sock: socket.socket) -> None:
         while True:
@@ -176,28 +216,32 @@ class Bench:
             elif head["op"] == "done":
                 count = head["parts"]
                 work.answer = tuple(blobs[:count])
-                work.changed = dict(zip(head["keys"], blobs[count:], strict=True)) | dict.fromkeys(
-                    head["gone"]
-                )
+                put = dict(zip(head["keys"], blobs[count:], strict=True))
+                work.changed = put | dict.fromkeys(head["gone"])
                 self._end(work, "done")
+                if work.state != "done" or work.refusal is not None:
+                    # What the work changed in the memory was not kept: the worker is told it anew.
+                    self._knows = set()
                 return
 
     def _end(self, work: Work, state: State, why: str = "") -> None:
-        work.state, work.why = state, why
         try:
             if state == "done":
                 self._finished(work)
         except Exception as error:
             logger.exception("the result of %s could not be kept", work.kind)
-            work.state, work.why = "failed", f"the result could not be kept: {type(error).__name__}"
+            state, why = "failed", f"the result could not be kept: {_name(error)}"
         finally:
-            work.ended = time.monotonic()
-            if work.state != "done" or work.refusal is not None:
-                self._failed[work.asked] = work
-                if len(self._failed) > _MOST_REMEMBERED:
-                    self._failed.popitem(last=False)
-            self._works.pop(work.asked, None)
-            work.done.set()
+            with self._state_lock:
+                work.state, work.why = state, why
+                work.ended = time.monotonic()
+                if state != "done" or work.refusal is not None:
+                    self._failed[work.asked] = work
+                    self._failed.move_to_end(work.asked)
+                    if len(self._failed) > _MOST_REMEMBERED:
+                        self._failed.popitem(last=False)
+                self._works.pop(work.asked, None)
+                work.done.set()
 
     def _ensure(self) -> socket.socket:
         """Return the line to the worker; start one where there is none."""
@@ -207,10 +251,15 @@ class Bench:
         ours, theirs = socket.socketpair()
         given = {"fd": theirs.fileno(), "site_toml": str(self._site_toml)}
         try:
-            self._child = Child("worker", "clients.worker", given, self._logs, fds=[theirs.fileno()])
+            self._child = Child("worker", WORKER, given, self._logs, fds=[theirs.fileno()])
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
         self._sock, self._knows = ours, set()
+        if self._closed:
+            raise EOFError
         ours.settimeout(_READY_S)
         head, _ = frames.receive(ours)
         self.counters = head.get("counters", {})
@@ -220,10 +269,11 @@ class Bench:
     def _drop(self) -> None:
         if self._child is not None:
             self._child.end(1.0)
-        if self._sock is not None:
-            self._sock.close()
-        self._child = self._sock = None
+        with self._send_lock:
+            if self._sock is not None:
+                self._sock.close()
+            self._child = self._sock = None
 
 
-def _named(work: Work) -> dict[str, Any]:
-    return {"run": work.run, "kind": work.kind, "asked": work.asked.hex()}
+def _name(error: BaseException) -> str:
+    return type(error).__name__

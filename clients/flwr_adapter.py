@@ -8,6 +8,7 @@ what the agent uses in the place of Flower's executor, which would import what t
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -43,13 +44,12 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.nodestate import NodeStateFactory
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
+from clients.naps import FAST_S, SLOW_S, Naps
 from clients.tls import client_context
 from protocol.children import Words
 
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
-# The SuperNode sleeps 3 s when no message came, and 0.5 s between looks for an answer.
-IDLE_S, REPLY_S = 3, 0.5
-_FAST_S, _SLOW_S = 0.05, 0.5
+_HEARTBEAT = "/flwr.proto.Fleet/SendNodeHeartbeat"
 _BEAT_S = 15.0
 
 
@@ -81,9 +81,10 @@ def run_supernode(
         node_file: where the node's id is kept, so that a restarted node can first say that it had left.
         tell: is told of each call that the server answered or refused.
     """
-    client = _client_class(site, tell)
+    naps = Naps(lambda: signal.raise_signal(signal.SIGTERM))  # Flower's way out: it says that it leaves
+    client = _client_class(site, tell, naps.moved)
     _replace(fleet_http_connection, "FleetHttpClient", client)
-    _replace(start_client_internal, "time", Naps())
+    _replace(start_client_internal, "time", naps)
     shorten_pulls()
     _say_left(client, address, site, node_file)
     factory = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
@@ -110,35 +111,18 @@ def _replace(module: ModuleType, name: str, by: object) -> None:
     setattr(module, name, by)
 
 
-class Naps:
-    """Takes the place of ``time`` in the SuperNode's loop: its waits are short where something happens."""
-
-    def __init__(self) -> None:
-        self._idle_s = _FAST_S
-
-    def sleep(self, seconds: float) -> None:
-        """Sleep less than asked: 50 ms to 500 ms while nothing comes, 20 ms while an answer is awaited."""
-        if seconds >= IDLE_S:
-            time.sleep(self._idle_s)
-            self._idle_s = min(self._idle_s * 1.1, _SLOW_S)
-        else:
-            self._idle_s = _FAST_S
-            time.sleep(min(seconds, 0.02))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
-
-
 def shorten_pulls() -> None:
     """Have Flower look again soon for pieces that are not up yet: it waits 1 s, then 2, up to 10."""
     for function in (inflatable_utils.pull_objects, inflatable_utils.pull_and_inflate_object_from_tree):
         defaults = function.__kwdefaults__ or {}
-        defaults["initial_backoff"], defaults["backoff_cap"] = _FAST_S, _SLOW_S
+        defaults["initial_backoff"], defaults["backoff_cap"] = FAST_S, SLOW_S
 
 
-def _client_class(site: Identity, tell: Callable[[Words], None]) -> type[FleetHttpClient]:
+def _client_class(
+    site: Identity, tell: Callable[[Words], None], moved: Callable[[], None]
+) -> type[FleetHttpClient]:
     """Return Flower's client of the Fleet API, with the site's certificate; it reports each answered call."""
-    pulse = _Pulse(tell)
+    pulse = _Pulse(tell, moved)
 
     class Client(FleetHttpClient):
         @classmethod
@@ -157,10 +141,12 @@ def _client_class(site: Identity, tell: Callable[[Words], None]) -> type[FleetHt
 class _Pulse:
     """Reports, at most once a second, that the server answered a call; a watchdog waits for it."""
 
-    def __init__(self, tell: Callable[[Words], None]) -> None:
-        self._tell, self._at = tell, 0.0
+    def __init__(self, tell: Callable[[Words], None], moved: Callable[[], None]) -> None:
+        self._tell, self._moved, self._at = tell, moved, 0.0
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        if context.rpc_method != _HEARTBEAT:
+            self._moved()
         response = call_next(context)
         refused = response.status_code in (401, 403, 404, 413)
         if refused or (response.is_success and time.monotonic() > self._at + 1.0):
@@ -193,11 +179,11 @@ def _keep_node(factory: NodeStateFactory, node_file: Path, tell: Callable[[Words
                 aside.replace(node_file)
                 tell({"node": str(node_id)})
                 return
-        time.sleep(_FAST_S)
+        time.sleep(FAST_S)
 
 
-def _serve_runtime(factory: NodeStateFactory, superexec_secret: bytes, sock: socket) -> None:
-    """Serve the SuperNode's Runtime API."""
+def _serve_runtime(factory: NodeStateFactory, superexec_secret: bytes, sock: socket) -> uvicorn.Server:
+    """Serve the SuperNode's Runtime API in a thread; return the server."""
     app = create_app(state_factory=factory, superexec_auth_secret=superexec_secret)
     config = uvicorn.Config(app, access_log=False, log_config=None, ws="none", lifespan="on")
     server = uvicorn.Server(config)
@@ -207,6 +193,7 @@ def _serve_runtime(factory: NodeStateFactory, superexec_secret: bytes, sock: soc
         time.sleep(0.01)
     if not server.started:
         raise RuntimeError("the SuperNode's Runtime API did not start")
+    return server
 
 
 @dataclass(frozen=True)
@@ -229,7 +216,7 @@ class TaskDesk:
 
     def __init__(self, address: str, superexec_secret: bytes) -> None:
         shorten_pulls()
-        self._token = _Token()
+        self._token, self._closed = _Token(), threading.Event()
         guard = SuperExecAuthHttpInterceptor(master_secret=superexec_secret, protected_methods={ACQUIRE})
         version = RuntimeVersionHttpInterceptor(component_name="consilium")
         self._client = RuntimeHttpClient.from_server_address(
@@ -265,12 +252,16 @@ class TaskDesk:
         """Let the message in hand go: the SuperNode no longer knows it."""
         self._token.value = None
 
+    def close(self) -> None:
+        """Let go of the line."""
+        self._closed.set()
+        self._client.close()
+
     def _beat(self) -> None:
         """Keep the token alive while a message is held."""
-        while True:
-            time.sleep(_BEAT_S)
+        while not self._closed.wait(_BEAT_S):
             if self._token.value is not None:
-                with suppress(httpx.HTTPError):
+                with suppress(Exception):  # nobody else would beat
                     self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
 
 
@@ -281,9 +272,10 @@ class _Token:
         self.value: str | None = None
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
-        if self.value is None:
+        token = self.value  # once: the thread of the heartbeats asks while another gives the task back
+        if token is None:
             return call_next(context)
-        return RuntimeTokenHttpInterceptor(self.value).intercept(context, call_next)
+        return RuntimeTokenHttpInterceptor(token).intercept(context, call_next)
 
 
 @contextmanager

@@ -34,9 +34,14 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], list[bytes]]:
     (length,) = _LENGTH.unpack(_exactly(sock, _LENGTH.size))
     if length > _MAX_HEAD:
         raise MessageError("a frame's head is too long")
-    head = json.loads(_exactly(sock, length))
-    lengths = head.pop("blobs")
-    if any(not 0 <= n <= _MAX_BLOB for n in lengths):
+    text = _exactly(sock, length)
+    try:
+        head = json.loads(text)
+        lengths = head.pop("blobs")
+        fits = all(type(n) is int and 0 <= n <= _MAX_BLOB for n in lengths)
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        raise MessageError("a frame's head is none") from None
+    if not fits:
         raise MessageError("a frame's blob is too long")
     return head, [bytes(_exactly(sock, n)) for n in lengths]
 

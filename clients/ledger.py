@@ -10,13 +10,16 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from protocol.errors import EquivocationError, RunError
 from protocol.files import sync_folder
+from protocol.seal import MAX_VALID_S
 
 _IN_ROW = 64 * 1024
 _SCHEMA = """
@@ -26,9 +29,12 @@ CREATE TABLE IF NOT EXISTS results (
 CREATE TABLE IF NOT EXISTS memory (run TEXT, key TEXT, value BLOB, PRIMARY KEY (run, key));
 CREATE TABLE IF NOT EXISTS asks (
     run TEXT, kind TEXT, task TEXT, lease INTEGER, asked BLOB, PRIMARY KEY (run, kind, task, lease));
-CREATE TABLE IF NOT EXISTS leases (run TEXT PRIMARY KEY, lease INTEGER);
+CREATE TABLE IF NOT EXISTS leases (run TEXT PRIMARY KEY, lease INTEGER, heard REAL);
 """
 _MIB = 2**20
+# A run that nothing was heard of for this long is over: no message of it is accepted any more.
+_OVER_S = MAX_VALID_S + 86_400.0
+_NOTED_S = 3600.0  # how exactly that is kept
 
 
 @dataclass(frozen=True)
@@ -41,15 +47,19 @@ class Result:
 
 
 class Ledger:
-    """The site's book, in a folder of its own.
+    """The site's book, in a folder of its own. One thread may write results while another asks.
 
     Args:
         folder: where it is kept.
-        max_results_mib: how much room results may take; the oldest are forgotten first, and then the memory
-            of runs of which no result is left.
+        max_results_mib: how much room results may take. The oldest are forgotten first, and then what else
+            is known of runs of which no result is left and nothing has been heard for eight days: until
+            then a message of such a run could still be accepted.
+        clock: gives the Unix time in seconds.
     """
 
-    def __init__(self, folder: Path, max_results_mib: int) -> None:
+    def __init__(self, folder: Path, max_results_mib: int, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._lock = threading.RLock()  # a connection has one transaction, whichever thread began it
         self._blobs = folder / "blobs"
         self._blobs.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._max_bytes = max_results_mib * _MIB
@@ -57,10 +67,12 @@ class Ledger:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.executescript(_SCHEMA)
+        self._sweep()  # what a process that was killed had written ahead of its rows
 
     def close(self) -> None:
         """Close the book."""
-        self._db.close()
+        with self._lock:
+            self._db.close()
 
     def fence(self, run: str, lease: int) -> None:
         """Note the number of the server's process that speaks; a lower one than before has been replaced.
@@ -68,12 +80,14 @@ class Ledger:
         Raises:
             RunError: it has.
         """
-        row = self._db.execute("SELECT lease FROM leases WHERE run = ?", (run,)).fetchone()
-        known = row[0] if row else 0
-        if lease < known:
-            raise RunError(f"run '{run}': a message of process {lease}, and {known} has taken its place")
-        if lease > known:
-            self._db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?)", (run, lease))
+        now = self._clock()
+        with self._lock:
+            row = self._db.execute("SELECT lease, heard FROM leases WHERE run = ?", (run,)).fetchone()
+            known, heard = row or (0, 0.0)
+            if lease < known:
+                raise RunError(f"run '{run}': a message of process {lease}, and {known} has taken its place")
+            if lease > known or abs(now - heard) > _NOTED_S:
+                self._db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", (run, lease, now))
 
     def note_ask(self, run: str, kind: str, task: str, lease: int, asked: bytes) -> None:
         """Note what an assignment asked for.
@@ -82,86 +96,106 @@ class Ledger:
             EquivocationError: the same process of the server asked something else under the same id.
         """
         key = (run, kind, task, lease)
-        row = self._db.execute(
-            "SELECT asked FROM asks WHERE run = ? AND kind = ? AND task = ? AND lease = ?", key
-        ).fetchone()
-        if row is None:
-            self._db.execute("INSERT INTO asks VALUES (?, ?, ?, ?, ?)", (*key, asked))
-        elif row[0] != asked:
+        with self._lock:
+            row = self._db.execute(
+                "SELECT asked FROM asks WHERE run = ? AND kind = ? AND task = ? AND lease = ?", key
+            ).fetchone()
+            if row is None:
+                self._db.execute("INSERT INTO asks VALUES (?, ?, ?, ?, ?)", (*key, asked))
+        if row is not None and row[0] != asked:
             raise EquivocationError(f"the server asks for two things as one {kind[:64]} of {task[:400]!r}")
 
     def result(self, run: str, asked: bytes) -> Result | None:
         """Return what was answered to a message of this digest; None if nothing was, or it is forgotten."""
-        row = self._db.execute(
-            "SELECT answer, task, parts FROM results WHERE run = ? AND asked = ?", (run, asked)
-        ).fetchone()
+        with self._lock:
+            row = self._db.execute(
+                "SELECT answer, task, parts FROM results WHERE run = ? AND asked = ?", (run, asked)
+            ).fetchone()
         if row is None:
             return None
         try:
             return Result(row[0], row[1], tuple(self._read(p) for p in _split(row[2])))
         except OSError:
-            return None  # its file is gone: the work is done again
+            return None  # its file is gone or damaged: the work is done again
 
     def memory(self, run: str) -> dict[str, bytes]:
-        """Return the site's memory of a run."""
-        rows = self._db.execute("SELECT key, value FROM memory WHERE run = ?", (run,)).fetchall()
-        return {key: self._read(value) for key, value in rows}
+        """Return the site's memory of a run.
+
+        Raises:
+            RunError: a file of it is gone or damaged; a site does not go on as if it had had none.
+        """
+        with self._lock:
+            rows = self._db.execute("SELECT key, value FROM memory WHERE run = ?", (run,)).fetchall()
+        try:
+            return {key: self._read(value) for key, value in rows}
+        except OSError:
+            raise RunError(f"run '{run}': a file of this site's memory in {self._blobs} is lost") from None
 
     def commit(
         self, run: str, kind: str, asked: bytes, result: Result, memory: Mapping[str, bytes | None]
     ) -> None:
         """Keep a result and what the work changed in the memory, both or neither."""
+        size = sum(map(len, result.parts))
+        self._make_room(run, size)  # first: it removes files that no row names yet
         kept = [self._write(part) for part in result.parts]
         changed = {key: None if value is None else self._write(value) for key, value in memory.items()}
-        self._make_room(sum(map(len, result.parts)))
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            row = (
-                run,
-                asked,
-                kind,
-                result.task,
-                result.kind,
-                _join(kept),
-                time.time(),
-                sum(map(len, result.parts)),
-            )
-            self._db.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        row = (run, asked, kind, result.task, result.kind, _join(kept), self._clock(), size)
+        with self._all_or_nothing() as db:
+            db.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
             for key, value in changed.items():
-                self._db.execute("DELETE FROM memory WHERE run = ? AND key = ?", (run, key))
+                self._put_aside(run, key)
+                db.execute("DELETE FROM memory WHERE run = ? AND key = ?", (run, key))
                 if value is not None:
-                    self._db.execute("INSERT INTO memory VALUES (?, ?, ?)", (run, key, value))
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
+                    db.execute("INSERT INTO memory VALUES (?, ?, ?)", (run, key, value))
+        if self._loose > self._max_bytes // 8:
+            self._sweep()
 
-    def _make_room(self, coming: int) -> None:
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+
+    def _put_aside(self, run: str, key: str) -> None:
+        """Count what lies in files of a memory that is replaced: a sweep each time would read all rows."""
+        old = self._db.execute("SELECT value FROM memory WHERE run = ? AND key = ?", (run, key)).fetchone()
+        if old is not None and old[0][:1] == b"F":
+            with suppress(OSError):
+                self._loose += (self._blobs / old[0][1:].decode()).stat().st_size
+
+    def _make_room(self, run: str, coming: int) -> None:
         """Forget the oldest results until what is coming fits, then what no row names any more."""
-        (total,) = self._db.execute("SELECT COALESCE(SUM(bytes), 0) FROM results").fetchone()
-        if total + coming <= self._max_bytes:
-            return
-        rows = self._db.execute("SELECT run, asked, bytes FROM results ORDER BY at").fetchall()
-        for run, asked, size in rows:
-            self._db.execute("DELETE FROM results WHERE run = ? AND asked = ?", (run, asked))
-            total -= size
-            if total + coming <= self._max_bytes * 3 // 4:
-                break
-        for table in ("memory", "asks", "leases"):
-            self._db.execute(f"DELETE FROM {table} WHERE run NOT IN (SELECT run FROM results)")  # noqa: S608
+        with self._all_or_nothing() as db:
+            (total,) = db.execute("SELECT COALESCE(SUM(bytes), 0) FROM results").fetchone()
+            if total + coming <= self._max_bytes:
+                return
+            oldest = db.execute("SELECT run, asked, bytes FROM results ORDER BY at").fetchall()
+            for its_run, asked, size in oldest:
+                db.execute("DELETE FROM results WHERE run = ? AND asked = ?", (its_run, asked))
+                total -= size
+                if total + coming <= self._max_bytes * 3 // 4:
+                    break
+            heard_of = "SELECT run FROM results UNION SELECT run FROM leases WHERE heard > ?"
+            for table in ("memory", "asks", "leases"):
+                over = f"DELETE FROM {table} WHERE run <> ? AND run NOT IN ({heard_of})"  # noqa: S608
+                db.execute(over, (run, self._clock() - _OVER_S))
         self._sweep()
 
     def _sweep(self) -> None:
-        used = {
-            p[1:]
-            for (row,) in self._db.execute("SELECT parts FROM results")
-            for p in _split(row)
-            if p[:1] == b"F"
-        }
-        used |= {v[1:] for (v,) in self._db.execute("SELECT value FROM memory") if v[:1] == b"F"}
+        """Remove the files that no row names."""
+        with self._lock:
+            rows = self._db.execute("SELECT parts FROM results WHERE bytes > ?", (_IN_ROW,))
+            used = {part[1:] for (parts,) in rows for part in _split(parts) if part[:1] == b"F"}
+            used |= {v[1:] for (v,) in self._db.execute("SELECT value FROM memory") if v[:1] == b"F"}
         for path in self._blobs.iterdir():
             if path.name.encode() not in used:
                 path.unlink(missing_ok=True)
+        self._loose = 0
 
     def _write(self, data: bytes) -> bytes:
         """Return what stands in a row for some bytes: themselves, or the name of their file."""
@@ -180,7 +214,14 @@ class Ledger:
         return b"F" + name.encode()
 
     def _read(self, kept: bytes) -> bytes:
-        return kept[1:] if kept[:1] == b"R" else (self._blobs / kept[1:].decode()).read_bytes()
+        if kept[:1] == b"R":
+            return kept[1:]
+        path = self._blobs / kept[1:].decode()
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != path.name:
+            path.unlink(missing_ok=True)  # so that the same bytes can be written again
+            raise OSError(f"{path.name}: holds something else")
+        return data
 
 
 def _join(parts: Iterable[bytes]) -> bytes:

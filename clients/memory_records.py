@@ -20,8 +20,11 @@ def freeze(record: object) -> bytes:
         MessageError: it is of a kind that the memory does not hold.
     """
     if isinstance(record, ConfigRecord):
-        return _CONFIG + json.dumps(dict(record), sort_keys=True).encode()
-    if isinstance(record, ArrayRecord) and set(record) == {BLOB}:
+        try:
+            return _CONFIG + json.dumps(dict(record), sort_keys=True).encode()
+        except TypeError:
+            raise MessageError("a site's memory does not hold bytes beside arrays") from None
+    if isinstance(record, ArrayRecord) and set(record) == {BLOB} and record[BLOB].stype == STYPE:
         return _ARRAYS + record[BLOB].data
     raise MessageError(f"a site's memory does not hold a {type(record).__name__}")
 

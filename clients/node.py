@@ -22,6 +22,8 @@ def main() -> None:
     check_flower()
     from clients.flwr_adapter import Identity, run_supernode  # noqa: PLC0415  Flower reads the environment
 
+    logging.getLogger("flwr").setLevel(logging.INFO)  # below that: a line for each look of the agent
+
     kit = load_kit(Path(given["kit"]))
     if kit.config.server is not None and kit.config.server.proxy:
         os.environ["HTTPS_PROXY"] = kit.config.server.proxy

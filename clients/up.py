@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import secrets
 import signal
 import socket
@@ -17,12 +16,11 @@ import httpx
 
 from clients.inquiry import PROBE_BYTES, Found, ask
 from clients.kit import SiteKit, open_roster_book
+from clients.kit_check import check_kit
 from protocol.bundle import bundle_digest, make_bundle, package_version
 from protocol.children import Child
 from protocol.errors import ConfigError, ConsiliumError, RosterError, UserError
 from protocol.keys import expiry_warning, load_certificate
-
-logger = logging.getLogger("consilium.site")
 
 _TURN_S = 0.1
 _READY_S = 120.0
@@ -30,8 +28,11 @@ _READY_S = 120.0
 SILENT_S = 90.0
 # A node that was refused or cannot start is tried again after 1 s, 2 s, up to this.
 _LONGEST_PAUSE_S = 65.0
+# What lived for less than this has not worked, whatever it said: it is not started over and over at once.
+_STEADY_S = 10.0
 _AHEAD_S = 4.0  # Flower refuses a clock that is 5 s ahead of the server's
 _WARN_EVERY_S = 6 * 3600.0
+_SETTLED_NS = 2 * 10**9  # a kit is copied file by file
 
 
 @dataclass
@@ -55,6 +56,7 @@ class SiteUp:
     _shown: str = ""
     _warned_at: float = 0.0
     _given: dict[str, Any] = field(default_factory=dict)
+    _stamp: tuple[int, ...] = ()
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; every child has ended when this returns.
@@ -65,7 +67,8 @@ class SiteUp:
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
-        open_roster_book(self.kit)
+        check_kit(self.kit)
+        self._stamp = _stamp(self.kit)
         self.kit.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _Lock(self.kit), _loopback() as runtime:
             self._given = {
@@ -129,10 +132,11 @@ class SiteUp:
     def _turn(self) -> None:
         """Look after the children once."""
         self._warn()
+        self._take_new_kit()
         if self._agent is not None and self._agent.code is not None:
-            logger.warning(
-                "the agent ended with %s; it and the SuperNode are started again", self._agent.code
-            )
+            why_not = self._agent.heard.get("failed") or f"it ended with {self._agent.code}"
+            self._tell(f"the agent cannot work: {why_not}; it and the SuperNode are started again")
+            self._pause(self._agent, worked="ready" in self._agent.heard)
             self._stop()
         if self._node is not None and self._node.code is not None:
             self._node_ended(self._node)
@@ -142,6 +146,21 @@ class SiteUp:
             self._start_agent()
         if self._node is not None:
             self._watch(self._node)
+
+    def _take_new_kit(self) -> None:
+        """Use new certificates, keys and a new roster once they lie in the kit's folder and fit together."""
+        stamp = _stamp(self.kit)
+        if stamp == self._stamp or time.time_ns() - max(stamp) < _SETTLED_NS:
+            return
+        self._stamp = stamp
+        try:
+            check_kit(self.kit)
+        except ConsiliumError as error:
+            self._tell(f"the new files of the kit are not used: {error}")
+            return
+        self._tell("the new files of the kit are used")
+        self._stop()
+        self._warned_at = 0.0
 
     def _start_node(self) -> None:
         self._starts += 1
@@ -159,12 +178,17 @@ class SiteUp:
         if refused:
             self._show(f"the server refuses this site ({_REFUSALS.get(refused, refused)})")
         else:
-            logger.warning("the SuperNode ended with %s; it is started again", node.code)
-        self._starts = 1 if worked and not refused else self._starts
-        pause_s = 0.0 if worked and not refused else min(2.0 ** (self._starts - 1), _LONGEST_PAUSE_S)
-        self._next_at = time.monotonic() + pause_s
+            self._tell(f"the SuperNode ended with {node.code}; it is started again")
+        self._pause(node, worked=worked and not refused)
         node.end()
         self._node = None
+
+    def _pause(self, child: Child, *, worked: bool) -> None:
+        """Set when the SuperNode may be started again after a child has ended."""
+        steady = worked and time.monotonic() > child.started_at + _STEADY_S
+        self._starts = 0 if steady else self._starts
+        pause_s = 0.0 if steady else min(2.0 ** max(0, self._starts - 1), _LONGEST_PAUSE_S)
+        self._next_at = time.monotonic() + pause_s
 
     def _watch(self, node: Child) -> None:
         """Show the state of the connection, and start a SuperNode anew whose calls have stopped."""
@@ -179,7 +203,7 @@ class SiteUp:
             self._show(f"no answer from the server: {why(error)}")
             node.heard_at = time.monotonic()
             return
-        logger.warning("the SuperNode has been silent for %.0f s and is started again", quiet_s)
+        self._tell(f"the SuperNode has been silent for {quiet_s:.0f} s and is started again")
         node.process.kill()
 
     def _stop(self) -> None:
@@ -195,6 +219,11 @@ class SiteUp:
         self._warned_at = time.monotonic() + _WARN_EVERY_S
         if said := expiry_warning(load_certificate(self.kit.certificate), time.time()):
             self.say(f"warning: {said}")
+
+    def _tell(self, line: str) -> None:
+        """Say what happened; the state that was shown before is shown again when it is back."""
+        self._shown = ""
+        self.say(line)
 
     def _show(self, line: str) -> None:
         if line != self._shown:
@@ -214,6 +243,8 @@ def why(error: BaseException) -> str:
     """Return in a few words why the server did not answer."""
     if isinstance(error, httpx.HTTPStatusError):
         code = error.response.status_code
+        if code >= 500:
+            return f"it cannot answer now ({code})"
         return "it refuses this site: " + _REFUSALS.get(code, str(code))
     if isinstance(error, httpx.TimeoutException):
         return "it took too long"
@@ -242,6 +273,18 @@ class _Lock:
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
+
+
+def _stamp(kit: SiteKit) -> tuple[int, ...]:
+    """Return when the files that a new kit brings were last changed."""
+    files = (kit.certificate, kit.key, kit.node_key, kit.signing_key, kit.folder / "roster.json")
+    found = []
+    for file in files:
+        try:
+            found.append(file.stat().st_mtime_ns)
+        except OSError:
+            found.append(0)
+    return tuple(found)
 
 
 def _loopback() -> socket.socket:

@@ -6,6 +6,7 @@ dies, another is started and does the work again.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import queue
@@ -66,6 +67,7 @@ class Bench:
                 if head["op"] == "cancel":
                     self._cancelled.add(head["asked"])
                 else:
+                    self._cancelled.discard(head.get("asked", ""))  # an order for it came too late then
                     self._jobs.put((head, blobs))
         self._jobs.put(None)
 
@@ -77,22 +79,18 @@ class Bench:
         self._memory = {head["run"]: self._records({key: thaw(blob) for key, blob in kept})}
 
     def _work(self, head: dict[str, Any], blobs: list[bytes]) -> None:
-        from flwr.app import Message  # noqa: PLC0415
-
-        from clients.flwr_adapter import identity  # noqa: PLC0415
         from clients.memory_records import changes  # noqa: PLC0415
-        from protocol.records import parts_of, record_of  # noqa: PLC0415
 
         self._wanted, self._told_at = head["asked"], 0.0
         state = self._memory.setdefault(head["run"], self._records())
         before = dict(state)
         try:
-            with identity():
-                message = Message(record_of(blobs), dst_node_id=1, message_type=head["kind"])
-                message.metadata.__dict__["_message_id"] = head["asked"]
-                context = self._context(1, 1, node_config=self._config, state=state, run_config={})
-                reply = self._app(message, context)
-            parts = parts_of(reply.content)
+            parts = self._try_answer(head, blobs, state)
+            if parts is None:  # outside of any except: the error would hold what the first try had loaded
+                logger.warning("%s: memory has run out; once more with nothing kept", head["kind"])
+                state = self._memory[head["run"]] = self._records(before)
+                self._make_room()
+                parts = self._answer(head, blobs, state)
             changed = dict(changes(before, state))
         except Exception as error:  # the next message may well be possible
             logger.exception("%s could not be done", head["kind"])
@@ -103,6 +101,34 @@ class Bench:
         put = {key: value for key, value in changed.items() if value is not None}
         said = {"op": "done", "asked": head["asked"], "gone": gone, "keys": list(put), "parts": len(parts)}
         self._say({**said, **self._counters()}, [*parts, *put.values()])
+
+    def _answer(self, head: dict[str, Any], blobs: list[bytes], state: Any) -> tuple[bytes, ...]:
+        from flwr.app import Message  # noqa: PLC0415
+
+        from clients.flwr_adapter import identity  # noqa: PLC0415
+        from protocol.records import parts_of, record_of  # noqa: PLC0415
+
+        with identity():
+            message = Message(record_of(blobs), dst_node_id=1, message_type=head["kind"])
+            message.metadata.__dict__["_message_id"] = head["asked"]
+            context = self._context(1, 1, node_config=self._config, state=state, run_config={})
+            return parts_of(self._app(message, context).content)
+
+    def _try_answer(self, head: dict[str, Any], blobs: list[bytes], state: Any) -> tuple[bytes, ...] | None:
+        """Return the answer, None where memory ran out."""
+        from torch import OutOfMemoryError  # noqa: PLC0415
+
+        try:
+            return self._answer(head, blobs, state)
+        except (OutOfMemoryError, MemoryError):
+            return None
+
+    def _make_room(self) -> None:
+        import torch  # noqa: PLC0415
+
+        self.warm.clear()
+        gc.collect()
+        torch.cuda.empty_cache()  # does nothing where CUDA is not in use
 
     def _tick(self, share: float) -> None:
         """Hear from the work how far it is; stop it where that is wanted."""
@@ -132,6 +158,7 @@ def main() -> None:
     given, _ = inherit()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     Bench(socket.socket(fileno=given["fd"]), Path(given["site_toml"])).run()
 
 

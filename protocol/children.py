@@ -22,6 +22,7 @@ ORPHANED = 97  # the exit code of a child whose parent is gone
 _WORDS_FD = "words_fd"
 _MAX_LINE = 2**20
 _POLL_S = 0.02
+_LONG_LOG = 32 * 2**20
 
 Words = Mapping[str, Any]
 
@@ -54,8 +55,7 @@ class Child:
         self._changed = threading.Condition()
         reader, writer = os.pipe()
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-            log = os.open(logs / f"{name}.log", flags, 0o600)
+            log = _open_log(logs / f"{name}.log")
             try:
                 self.process = subprocess.Popen(  # noqa: S603  our own interpreter and module
                     [sys.executable, "-m", module],
@@ -125,6 +125,14 @@ class Child:
                         self.heard_at = time.monotonic()
                         self.heard.update(words if isinstance(words, dict) else {})
                         self._changed.notify_all()
+
+
+def _open_log(path: Path) -> int:
+    """Return a file to append to; a log that has grown long becomes NAME.log.1 first."""
+    with suppress(FileNotFoundError):
+        if path.stat().st_size > _LONG_LOG:
+            path.replace(path.with_name(f"{path.name}.1"))
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
 
 
 def inherit() -> tuple[dict[str, Any], Callable[[Words], None]]:

@@ -12,7 +12,7 @@ import itertools
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -44,6 +44,10 @@ class Link(Protocol):
 
     def online(self) -> Mapping[str, tuple[int, str]]:
         """Return, for each site that is online, its node and since when without interruption."""
+        ...
+
+    def members(self) -> Collection[str]:
+        """Return the sites of the roster in force."""
         ...
 
     def push(self, message: Message) -> str | None:
@@ -343,6 +347,19 @@ class ErrandGrid(Grid):
         self._names.update({node: site for site, (node, _) in self._online.items()})
         self._seen.update(dict.fromkeys((node for node, _ in self._online.values()), now))
         self._nodes_at = now + _NODES_S
+        members = self._link.members()
+        for node, site in list(self._names.items()):
+            if site not in members:
+                self._dismiss(node, site)
+
+    def _dismiss(self, node: int, site: str) -> None:
+        """Part with a site that the roster no longer names: nothing that it still says would be believed."""
+        self._names.pop(node)
+        self._seen.pop(node, None)
+        for errand in self._queues.pop(site, ()):
+            refusal = Refusal(code="roster", detail=f"{site} is no longer in the roster")
+            self._done[errand.number] = Message(pack(refusal), reply_to=errand.message)
+        self._show(site, SiteWork("refused", self._clock(), detail="it is no longer in the roster"))
 
     def _show(self, site: str, work: SiteWork) -> None:
         self.work[site] = work

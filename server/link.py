@@ -51,6 +51,8 @@ class _Link:
     def __post_init__(self) -> None:
         from server.flwr_adapter.link import SuperLink, speaks_for_itself  # noqa: PLC0415  be_quiet comes first
 
+        for noisy in ("flwr", "alembic"):  # Flower sets its own level when it is imported
+            logging.getLogger(noisy).setLevel(logging.WARNING)
         self._speaks = speaks_for_itself
         self.book = open_roster_book(self.kit)
         self.superlink = SuperLink(self.kit.state / "superlink.db", bytes.fromhex(self.given["superexec"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -35,6 +35,10 @@ class RosterLink:
             for node in self.grid.online()
             if node.public_key in names
         }
+
+    def members(self) -> Collection[str]:
+        """Return the sites of the roster in force."""
+        return {site.name for site in self.book.current.sites}
 
     def push(self, message: Message) -> str | None:
         """Send one message; return its id, None if Flower did not take it."""

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from server.orders import LIVE
 from server.units import duration, metric_name, number, plain
 
 _STYLES = {"lost": "yellow", "slow": "yellow", "refused": "bold red", "quarantined": "bold red"}
@@ -138,10 +139,12 @@ def _headline(name: str | None, status: Mapping[str, Any], at: float) -> Text:
     order = status.get("order") or {}
     words = [f"run {plain(name)}: {order.get('state', 'unknown')}"]
     if order.get("state") == "running":
-        words.append(f"round {status.get('round', 0) + 1} of {status.get('rounds', '?')}")
+        rounds = status.get("rounds", 0)
+        words.append(f"round {min(status.get('round', 0) + 1, rounds)} of {rounds}")
         words.append(plain(str(status.get("stage", ""))))
     if order.get("since"):
-        words.append(f"for {duration(max(0.0, at - float(order['since'])))}")
+        since = duration(max(0.0, at - float(order["since"])))
+        words.append(f"since {since}" if order.get("state") in LIVE else f"{since} ago")
     if order.get("starts", 0) > 1:
         words.append(f"its process was started {order['starts']} times")
     if order.get("why"):

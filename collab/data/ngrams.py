@@ -17,14 +17,16 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from scipy.sparse import csr_array, vstack
 
 from protocol.errors import DataError, MessageError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 MAX_BUCKETS: Final = 2**16
 _MAX_COUNT: Final = int(np.iinfo(np.uint16).max)
@@ -115,6 +117,7 @@ class Grams:
 
 def count(texts: Sequence[str], recipe: Recipe) -> Grams:
     """Return the texts' counts. Letters are lower case, and one letter has one code (Unicode NFKC)."""
+    from scipy.sparse import csr_array  # noqa: PLC0415 - whoever only reads a recipe needs none of it
     from sklearn.feature_extraction.text import HashingVectorizer  # noqa: PLC0415 - a second to import
 
     vectorizer = HashingVectorizer(
@@ -138,6 +141,8 @@ def join(parts: Sequence[Grams]) -> Grams:
     Raises:
         DataError: they were counted by other recipes.
     """
+    from scipy.sparse import csr_array, vstack  # noqa: PLC0415
+
     first = parts[0]
     if any(part.recipe != first.recipe for part in parts):
         raise DataError(

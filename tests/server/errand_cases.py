@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,7 @@ class World:
     def __post_init__(self) -> None:
         self.online_now: dict[str, tuple[int, str]] = {name: (n, "t1") for name, n in NODES.items()}
         self.takes = True
+        self.named = set(NODES)
         self.sent: list[Sent] = []
         self.inbox: dict[str, list[Message]] = {}
         self.told: list[tuple[str, SiteWork]] = []
@@ -69,6 +70,10 @@ class World:
     def online(self) -> Mapping[str, tuple[int, str]]:
         """Who is connected."""
         return self.online_now
+
+    def members(self) -> Collection[str]:
+        """Who is in the roster."""
+        return self.named
 
     def push(self, message: Message) -> str | None:
         """Take a message as Flower would."""
