@@ -9,6 +9,7 @@ from typing import Any
 from flwr.app import ConfigRecord, RecordDict
 
 from protocol.equivocation import Answers
+from protocol.errors import SealError
 from protocol.header import digest
 from protocol.messages import assignment_id
 from protocol.records import HEAD, parts_of, take_seal, with_seal
@@ -47,24 +48,38 @@ class Envelopes:
         """Return what a site's answer says, and its header.
 
         Raises:
-            SealError: it is not what that site signed, in this run, to that question.
+            SealError: it is not what that site signed, in this run, to that question; or what it signed
+                speaks for another site.
             MessageError: it holds what no seal covers.
         """
         inner, seal = take_seal(record)
-        return inner, self.verifier.open(
+        header = self.verifier.open(
             parts_of(inner), seal, sender=site, run=self.run, task=task, answers=asked
         )
+        spoken_for = _said(inner).get("site", site)
+        if spoken_for != site:
+            raise SealError(f"'{site}' speaks for another site", "sender")
+        return inner, header
 
     def once(self, header: Header) -> None:
         """Note a result; raise ``EquivocationError`` if the site has given another to the same question."""
         self.answers.note(header.sender, header.kind, header.task, header.answers, header.body_digest)
 
 
-def task_of(record: RecordDict, kind: str) -> str:
-    """Return what a message of ours is about: its assignment id where it has one, else what it asks."""
+def _said(record: RecordDict) -> dict[str, Any]:
+    """Return the fields of a message's body; {} for what is no table."""
     head = record.get(HEAD)
     body = head.get("body") if isinstance(head, ConfigRecord) else None
-    said: dict[str, Any] = json.loads(body) if isinstance(body, bytes) else {}
+    try:
+        found = json.loads(body) if isinstance(body, bytes) else {}
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def task_of(record: RecordDict, kind: str) -> str:
+    """Return what a message of ours is about: its assignment id where it has one, else what it asks."""
+    said = _said(record)
     subtask = said.get("subtask")
     name = str(subtask.get("name", "")) if isinstance(subtask, dict) else str(subtask or "")
     if "attempt" in said:

@@ -12,18 +12,17 @@ import itertools
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
 
 from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from protocol.errors import ConsiliumError, EquivocationError, RunError, SealError
+from protocol.errors import ConsiliumError, EquivocationError, SealError
 from protocol.messages import Refusal
 from protocol.records import pack, unpack, wire_bytes
 from protocol.work import CANCEL, HOLD_S, POLL, RECEIPT, REFUSAL, START, Cancel, Poll, Receipt
 from server.envelopes import Envelopes, task_of
+from server.errand import Errand, Link, SiteWork, StoppedError
 from server.flwr_adapter import Run
 
 logger = logging.getLogger(__name__)
@@ -33,67 +32,11 @@ _FAST_S, _SLOW_S, _SHARE = 0.03, 0.5, 0.1
 _NODES_S = 1.0
 _ABSENT_S = 90.0  # for so long a site that is restarted or cut off still belongs to the run
 _AGAIN_S = 0.5
+_POLL_S = 1.0
 _SLACK_S = 25.0  # beyond what a site may hold a message, before it is asked again
 _SLOWEST_BYTES_S = 50_000.0  # a line slower than this has its messages sent again in vain
 _MOST_LOST = 20  # answers in a row that got lost, before the site counts as failed
 _RENEWED = {"old_epoch", "new_epoch", "expired", "early", "replay"}  # another seal may pass
-
-
-class Link(Protocol):
-    """What lies below: Flower's grid, and who is behind its nodes."""
-
-    def online(self) -> Mapping[str, tuple[int, str]]:
-        """Return, for each site that is online, its node and since when without interruption."""
-        ...
-
-    def members(self) -> Collection[str]:
-        """Return the sites of the roster in force."""
-        ...
-
-    def push(self, message: Message) -> str | None:
-        """Send one message; return its id, None if it could not be sent."""
-        ...
-
-    def pull(self, message_id: str) -> list[Message]:
-        """Return what came in answer to a message."""
-        ...
-
-
-class StoppedError(RunError):
-    """Somebody asked for the run to stop."""
-
-    code = "stopped"
-
-
-@dataclass
-class SiteWork:
-    """What a site is doing for the run, for people to see. Times are seconds since 1970."""
-
-    state: str = "idle"
-    since: float = 0.0
-    kind: str = ""
-    task: str = ""
-    share: float | None = None
-    eta_s: float | None = None
-    detail: str = ""
-
-
-@dataclass
-class _Errand:
-    number: str
-    message: Message
-    site: str
-    kind: str
-    task: str
-    asked: bytes = b""
-    begun: float = 0.0
-    sent: dict[str, float] = field(default_factory=dict)  # Flower's ids that may still be answered
-    stamp: str = ""
-    again_at: float | None = 0.0
-    give_up_at: float = 0.0
-    receipted: bool = False
-    lost: int = 0
-    wrong: int = 0
 
 
 class ErrandGrid(Grid):
@@ -122,7 +65,7 @@ class ErrandGrid(Grid):
         self._clock, self._told, self._is_stopped = clock, told, is_stopped
         self._monotonic = monotonic
         self._numbers = itertools.count(1)
-        self._queues: defaultdict[str, deque[_Errand]] = defaultdict(deque)
+        self._queues: defaultdict[str, deque[Errand]] = defaultdict(deque)
         self._done: dict[str, Message] = {}
         self._online: Mapping[str, tuple[int, str]] = {}
         self._names: dict[int, str] = {}
@@ -173,7 +116,9 @@ class ErrandGrid(Grid):
                 self._done[number] = _failed(message, "this node is none of the roster's")
                 continue
             kind = message.metadata.message_type
-            self._queues[site].append(_Errand(number, message, site, kind, task_of(message.content, kind)))
+            errand = Errand(number, message, site, kind, task_of(message.content, kind))
+            self._withdraw_older(errand)
+            self._queues[site].append(errand)
         self._soon()
         self._advance()
         return ids
@@ -197,21 +142,42 @@ class ErrandGrid(Grid):
             self._advance()
         return found
 
-    def cancel_all(self) -> None:
-        """Tell every site that is at work to stop, without waiting for its answer."""
-        for site, queue in self._queues.items():
-            if queue and queue[0].asked and site in self._online:
-                cancel = pack(Cancel(asked=queue[0].asked.hex()))
-                self._send(site, cancel, "work.cancel", CANCEL, queue[0].task)
-            queue.clear()
+    def farewell(self, within_s: float) -> None:
+        """Have every site that is at work stop, and wait a while until those that are online have heard it.
+
+        A site takes a message only once it has answered the one before, which it may hold for 20 s.
+        """
+        until = self._monotonic() + within_s
+        for queue in self._queues.values():
+            while len(queue) > 1:
+                queue.pop()
+            for errand in queue:
+                errand.withdrawn, errand.again_at = True, 0.0
+        while any(queue and site in self._online for site, queue in self._queues.items()):
+            if self._monotonic() > until:
+                return
+            self._advance()
+            time.sleep(_FAST_S)
+
+    def _withdraw_older(self, new: Errand) -> None:
+        """Have a site stop what it still does for the subtask of an earlier round: nobody waits for it."""
+        if not new.kind.startswith("train."):
+            return
+        queue = self._queues[new.site]
+        for errand in list(queue):
+            if errand.kind != new.kind or errand.subtask != new.subtask or errand.round >= new.round:
+                continue
+            if errand is queue[0] and errand.asked:
+                errand.withdrawn, errand.again_at = True, 0.0
+            else:
+                queue.remove(errand)
 
     def _check(self) -> None:
         if self._is_stopped():
-            self.cancel_all()
             raise StoppedError("the run was stopped")
 
     def _soon(self) -> None:
-        self._quiet_since, self._look_at = time.monotonic(), 0.0
+        self._quiet_since, self._look_at = self._monotonic(), 0.0
 
     def _advance(self) -> None:
         """Look for answers and send what is due, unless the last look was just now."""
@@ -243,7 +209,7 @@ class ErrandGrid(Grid):
                     return True
         return self._ask(errand, now) or happened
 
-    def _ask(self, errand: _Errand, now: float) -> bool:
+    def _ask(self, errand: Errand, now: float) -> bool:
         """Ask a site, for the first time or again, where that is due."""
         if errand.site not in self._online:
             if errand.stamp != "":
@@ -264,21 +230,23 @@ class ErrandGrid(Grid):
         if message_id is None:
             errand.again_at = now + _AGAIN_S
             return False
-        errand.sent[message_id] = now
+        errand.sent[message_id] = errand.sent_at = now
         errand.give_up_at = now + HOLD_S + _SLACK_S + wire_bytes(record) / _SLOWEST_BYTES_S
         if not errand.begun:
             errand.begun = now
             self._show(errand.site, SiteWork("working", self._clock(), errand.kind, errand.task))
         return True
 
-    def _question(self, errand: _Errand) -> tuple[RecordDict, str, str]:
+    def _question(self, errand: Errand) -> tuple[RecordDict, str, str]:
         """Return what to send: the whole question, or a poll once the site has it."""
+        if errand.withdrawn:
+            return pack(Cancel(asked=errand.asked.hex())), "work.cancel", CANCEL
         if errand.receipted:
             return pack(Poll(asked=errand.asked.hex())), "work.poll", POLL
         return errand.message.content, errand.kind, START
 
     def _send(
-        self, site: str, record: RecordDict, kind: str, flower: str, task: str, errand: _Errand | None = None
+        self, site: str, record: RecordDict, kind: str, flower: str, task: str, errand: Errand | None = None
     ) -> str | None:
         sealed, asked = self._envelopes.seal(record, site, kind, task)
         if errand is not None and flower == START:
@@ -287,10 +255,10 @@ class ErrandGrid(Grid):
         group = errand.message.metadata.group_id if errand is not None else "0"
         return self._link.push(Message(sealed, node, flower, group_id=group))
 
-    def _take(self, errand: _Errand, reply: Message, now: float) -> bool:
+    def _take(self, errand: Errand, reply: Message, now: float) -> bool:
         """Take one answer; return whether that was the end of the errand."""
         if reply.has_error():
-            return self._lose(errand, now)
+            return errand.withdrawn or self._lose(errand, now)
         try:
             record, header = self._envelopes.open(reply.content, errand.site, errand.task, errand.asked)
             if header.kind == RECEIPT:
@@ -305,17 +273,22 @@ class ErrandGrid(Grid):
         self._done[errand.number] = Message(record, reply_to=errand.message)
         return True
 
-    def _note(self, errand: _Errand, receipt: Receipt, now: float) -> bool:
+    def _note(self, errand: Errand, receipt: Receipt, now: float) -> bool:
         errand.lost = errand.wrong = 0
+        if errand.withdrawn:
+            errand.again_at = now if receipt.state in ("waiting", "working") else None
+            return errand.again_at is None
         errand.receipted = receipt.state in ("waiting", "working")
-        errand.again_at = now if errand.receipted else now + _AGAIN_S
+        # A site holds a poll for as long as it may; one that answers at once would be asked in a hot loop.
+        at_least = errand.sent_at + _POLL_S
+        errand.again_at = max(now, at_least) if errand.receipted else now + _AGAIN_S
         if errand.receipted:
             begun_s = self._clock() - (now - errand.begun)
             seen = SiteWork("working", begun_s, errand.kind, errand.task, receipt.share, receipt.eta_s)
             self._show(errand.site, seen)
         return False
 
-    def _lose(self, errand: _Errand, now: float) -> bool:
+    def _lose(self, errand: Errand, now: float) -> bool:
         """Take an error of Flower's: the question or its answer was lost, so it is asked again."""
         errand.lost += 1
         if errand.lost < _MOST_LOST:
@@ -324,7 +297,7 @@ class ErrandGrid(Grid):
         self._done[errand.number] = _failed(errand.message, "its answers were lost on the way")
         return True
 
-    def _refuse(self, errand: _Errand, error: ConsiliumError, now: float) -> bool:
+    def _refuse(self, errand: Errand, error: ConsiliumError, now: float) -> bool:
         """Take an answer that must not be used; where another seal may pass, ask a few times more."""
         errand.wrong += 1
         if isinstance(error, SealError) and error.reason in _RENEWED and errand.wrong < _MOST_LOST:

@@ -14,7 +14,7 @@ from protocol.keys import load_signing_key
 from protocol.roster import SERVER
 from protocol.roster_book import RosterBook
 from protocol.seal import Signer, Verifier
-from server.flwr_adapter.runtime import GuardedGrid
+from server.flwr_adapter.grid import GuardedGrid
 from server.kit import ServerKit
 
 

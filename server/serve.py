@@ -25,7 +25,10 @@ from server.orders import OrderBook, write_aside
 logger = logging.getLogger("consilium.run")
 _WRITE_S = 0.5
 _KEPT_EVENTS = 200
-LOST = 75  # an exit code that is not the run's end
+# Exit codes that are not the run's end: Flower took it away; something that nobody thought of.
+LOST, BROKEN = 75, 70
+# A site that holds a message may hear only after 20 s that its work is not wanted any more.
+FAREWELL_S = 25.0
 
 
 @dataclass
@@ -81,7 +84,8 @@ def work(given: dict[str, Any]) -> str:
     from server.errands import ErrandGrid  # noqa: PLC0415
     from server.federation import Terms, federate  # noqa: PLC0415
     from server.flwr_adapter import task_identity  # noqa: PLC0415
-    from server.flwr_adapter.runtime import GuardedGrid, Task  # noqa: PLC0415
+    from server.flwr_adapter.grid import GuardedGrid  # noqa: PLC0415
+    from server.flwr_adapter.runtime import Task  # noqa: PLC0415
     from server.report import write_report  # noqa: PLC0415
     from server.roster_link import RosterLink, parties  # noqa: PLC0415
 
@@ -108,11 +112,12 @@ def work(given: dict[str, Any]) -> str:
         max_examples=caps,
         baselines=given["baselines"],
     )
-    try:
-        with task_identity(task.flower_run, task.node_id, task.task_id):
+    with task_identity(task.flower_run, task.node_id, task.task_id):
+        try:
             summary = federate(errands, collaboration, terms, status.on_event)
-    finally:
-        status.write(now=True)
+        finally:
+            errands.farewell(FAREWELL_S)
+            status.write(now=True)
     write_report(summary, folder / "report.html")
     return str(summary["ended"])
 
@@ -122,10 +127,10 @@ def main() -> None:
     be_quiet()
     given, tell = inherit()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    for noisy in ("httpx", "flwr", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     from server.flwr_adapter.runtime import RunIsOver  # noqa: PLC0415  Flower, after be_quiet
 
+    for noisy in ("httpx", "flwr", "alembic"):  # Flower sets its own level when it is imported
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         ended = work(given)
     except (KeyboardInterrupt, RunIsOver):
@@ -136,6 +141,10 @@ def main() -> None:
         logger.error("%s", error)  # noqa: TRY400  one line: what, where and what to do
         tell({"why": str(error)[:500]})
         sys.exit(3 if error.code == "stopped" else 2 if isinstance(error, UserError) else 1)
+    except Exception as error:
+        logger.exception("the process cannot go on")
+        tell({"why": f"{type(error).__name__}; the log of the run says more"})
+        sys.exit(BROKEN)
     tell({"why": ended[:500]})
 
 

@@ -7,47 +7,30 @@ process that works on it runs the installed code and can be replaced while Flowe
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
 import httpx
-from flwr.app import Array, Error, Message
-from flwr.app.message import make_message
-from flwr.app.metadata import Metadata
-from flwr.common.constant import ErrorCode, SubStatus
+from flwr.common.constant import SubStatus
 from flwr.common.serde import run_from_proto, user_config_to_proto
 from flwr.proto.control_pb2 import StartRunRequest, StopRunRequest
 from flwr.proto.fab_pb2 import Fab
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
-    GetNodesRequest,
-    PullAppMessagesRequest,
     PullTaskInputRequest,
     PushTaskOutputRequest,
     SendTaskHeartbeatRequest,
 )
-from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE, TaskType
+from flwr.supercore.constant import TaskType
 from flwr.supercore.control.control_http_client import ControlHttpClient
-from flwr.supercore.date import now
-from flwr.supercore.inflatable import inflatable_utils
-from flwr.supercore.inflatable.inflatable_object import (
-    get_object_body,
-    get_object_head_values_from_object_content,
-    iterate_object_tree,
-)
-from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
-from flwr.supercore.run import Run, RunNotRunningException
+from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
-from flwr.superlink.grid import HttpGrid
 
 from protocol.bundle import RUN_KEY, bundle_digest
 
@@ -159,131 +142,6 @@ class _Secret:
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
         context.request.headers.update(self._header)
         return call_next(context)
-
-
-@dataclass(frozen=True)
-class Node:
-    """A site's node that is online: who it is, and since when without interruption."""
-
-    node_id: int
-    public_key: bytes
-    since: str
-
-
-class GuardedGrid(HttpGrid):
-    """Flower's grid, with replies taken one at a time: a bad one is an error of its own and harms no other.
-
-    Flower pulls a batch and raises at the first reply that it cannot put together; by then the others are
-    gone from its database. It also lets a reply name one piece many times over: here what is put together
-    may have ``most_bytes`` at most.
-    """
-
-    def __init__(self, address: str, task: Task, most_bytes: int) -> None:
-        super().__init__(address, insecure=True, token=task.token)
-        run = Run.create_empty(task.flower_run)
-        self.set_run(run)
-        self._most_bytes = most_bytes
-
-    def online(self) -> list[Node]:
-        """Return the nodes that are online."""
-        nodes = self._runtime_client.GetNodes(GetNodesRequest()).nodes
-        return [Node(n.node_id, bytes(n.public_key), str(n.last_activated_at)) for n in nodes]
-
-    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Return the replies that have come to these messages, each once; what was bad is an error reply."""
-        found: list[Message] = []
-        for message_id in message_ids:
-            answer = self._runtime_client.PullMessages(PullAppMessagesRequest(message_ids=[message_id]))
-            for message, tree in zip(answer.messages_list, answer.message_object_trees, strict=True):
-                found.append(self._taken(message.metadata.reply_to_message_id, tree))
-        return found
-
-    def _taken(self, asked: str, tree: ObjectTree) -> Message:
-        run_id = self.run.run_id
-        try:
-            pull = make_pull_object_fn_protobuf(self._runtime_client.PullObject, self.node, run_id)
-            # Only pieces that did not come up are waited for, and not for hours as Flower would.
-            contents = inflatable_utils.pull_objects(
-                _pieces(tree),
-                self._counted(pull),
-                max_time=60.0,
-                initial_backoff=_BACKOFF_S,
-                backoff_cap=_BACKOFF_CAP_S,
-            )
-            self._confirm(tree.object_id)
-            message = _message(tree.object_id, contents, self._most_bytes)
-        except (RunNotRunningException, httpx.HTTPError):
-            return self._error(asked, ErrorCode.MESSAGE_UNAVAILABLE, "the reply was lost on its way")
-        except Exception as error:  # noqa: BLE001  whatever a site put into it; the others must go on
-            return self._error(asked, ErrorCode.UNKNOWN, f"it cannot be put together: {type(error).__name__}")
-        return message
-
-    def _counted(self, pull: Callable[[str], bytes]) -> Callable[[str], bytes]:
-        """Return ``pull``, which raises when all that it got together is more than may be."""
-        left = [self._most_bytes]
-
-        def counted(object_id: str) -> bytes:
-            content = pull(object_id)
-            left[0] -= len(content)
-            if left[0] < 0:
-                raise ValueError("more bytes than it may have")
-            return content
-
-        return counted
-
-    def _confirm(self, message_id: str) -> None:
-        request = ConfirmMessageReceivedRequest(
-            node=self.node, run_id=self.run.run_id, message_object_id=message_id
-        )
-        self._runtime_client.ConfirmMessageReceived(request)
-
-    def _error(self, asked: str, code: int, reason: str) -> Message:
-        here = self.node.node_id
-        metadata = Metadata(
-            run_id=self.run.run_id,
-            message_id="",
-            src_node_id=here,
-            dst_node_id=here,
-            message_type=SYSTEM_MESSAGE_TYPE,
-            group_id="",
-            ttl=0,
-            reply_to_message_id=asked,
-            created_at=now().timestamp(),
-        )
-        return make_message(metadata=metadata, error=Error(code=code, reason=reason))
-
-
-def _message(message_id: str, contents: dict[str, bytes], most_bytes: int) -> Message:
-    if put_together(contents) > most_bytes:
-        raise ValueError("it would unfold to more than it may have")
-    message = inflatable_utils.inflate_object_from_contents(message_id, contents)
-    if not isinstance(message, Message):
-        raise TypeError("it is no message")
-    message.metadata.__dict__["_message_id"] = message_id
-    return message
-
-
-def _pieces(tree: ObjectTree) -> list[str]:
-    """Return the ids of all objects of a message, each once."""
-    found: dict[str, None] = {}
-    for number, node in enumerate(iterate_object_tree(tree)):
-        found[node.object_id] = None
-        if number > _MOST_OBJECTS:
-            raise ValueError("it has too many pieces")
-    return list(found)
-
-
-def put_together(contents: dict[str, bytes]) -> int:
-    """Return how many bytes the arrays among Flower's objects have, each piece as often as it is named."""
-    total = 0
-    for content in contents.values():
-        kind, children, _ = get_object_head_values_from_object_content(content)
-        if kind == "Array":
-            named = json.loads(get_object_body(content, Array))["arraychunk_ids"]  # read as Flower will
-            if not isinstance(named, list) or len(named) > _MOST_OBJECTS:
-                raise ValueError("an array of too many pieces")
-            total += sum(len(contents[children[index]]) for index in named)
-    return total
 
 
 def _client(address: str, guard: object) -> RuntimeHttpClient:

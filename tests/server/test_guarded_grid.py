@@ -22,7 +22,8 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.run import RunNotRunningException
 
 from server.flwr_adapter import runtime, task_identity
-from server.flwr_adapter.runtime import GuardedGrid, Task, put_together
+from server.flwr_adapter.grid import GuardedGrid, put_together
+from server.flwr_adapter.runtime import Task
 
 MOST = 100_000
 TASK = Task("token-that-nobody-sees", 3, 77, 1, "r1")
