@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ MOST_AT_ONCE = 8
 _BODY_S = 60.0
 _DIGITS = 12  # of a number that is read
 _PASSING = (429, 500)
+_REFILL_S = 600.0
 
 
 class Rosters(Protocol):
@@ -76,6 +78,7 @@ class Door:
         info: what ``GET /v1/consilium/info`` answers beside the time.
         told: is told of each refusal: the site, or what is known of who it was, the path, why, the status.
         pushes: raises ``Refused`` for a body of push-messages that speaks for another node.
+        allowance: how many bytes a site may push at once, and again within each ten minutes.
     """
 
     app: Application
@@ -84,7 +87,16 @@ class Door:
     info: Callable[[], dict[str, Any]]
     told: Callable[[str, str, str, int], None] = lambda *_: None
     pushes: Callable[[bytes], None] = lambda _: None
+    allowance: float = 2**33
     _at_once: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    _pushed: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def who(self, certificate: bytes | None) -> str:
+        """Return the site of a certificate; "" where it is of none, or nobody can tell now."""
+        try:
+            return identify(certificate, self.rosters.current, self.clock()).name
+        except (Refused, RosterError):
+            return ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; anything but HTTP is closed."""
@@ -126,9 +138,20 @@ class Door:
             body = await _body(scope, receive)
             if scope["path"] == PUSH_MESSAGES:
                 self.pushes(body)
+            if scope["path"] in (PUSH_MESSAGES, PUSH_OBJECT):
+                self._count(entry.name, len(body))
             await self.app(scope, _replay(body, receive), _patient(send))
         finally:
             self._at_once[entry.name] -= 1
+
+    def _count(self, site: str, size: int) -> None:
+        """Refuse, for now, more than a site may push: what it pushed is forgotten with time."""
+        now = time.monotonic()
+        level, at = self._pushed.get(site, (0.0, now))
+        level = max(0.0, level - (now - at) * self.allowance / _REFILL_S)
+        if level + size > self.allowance:
+            raise Refused(503, "it pushes more than it may", site)
+        self._pushed[site] = (level + size, now)
 
 
 _WORDS = {403: "not allowed", 404: "not here", 413: "too large", 503: "try again later"}

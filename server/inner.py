@@ -1,8 +1,9 @@
 """The listener on loopback: Flower's Runtime and Control for our own processes, and our own commands.
 
 Every local user reaches loopback. Flower's Runtime checks a task's token, or the secret of who may take
-tasks; its Control checks nothing, so here it and our commands want a secret, which lies in a file that the
-operators' group can read. Flower's Fleet paths are not here: sites come by the public door alone.
+tasks; its Control checks nothing. So our commands want a secret, which lies in a file that the operators'
+group can read, and Control another, which the supervisor keeps for itself: it starts and stops runs, and
+needs nothing else. Flower's Fleet paths are not here: sites come by the public door alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hmac
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -23,6 +24,10 @@ SECRET_HEADER = "consilium-secret"  # noqa: S105  the header's name
 COMMANDS = "/v1/consilium/"
 _OPEN = ("/v1/runtime/", "/health")
 
+# All that the supervisor needs of Flower's Control.
+CONTROL = ("/v1/control/start-run", "/v1/control/stop-run")
+_MAX_RUNTIME_BYTES = 16 * 2**20  # Flower sends pieces of 5 MiB
+
 Answer = tuple[int, dict[str, Any]]
 
 
@@ -32,12 +37,14 @@ class Inner:
 
     Args:
         app: Flower's.
-        secret: what the header must hold.
+        secret: what the header must hold for our own commands.
+        control: what it must hold for Flower's Control.
         commands: answers our own paths, given the path's last part, the query and the body.
     """
 
     app: Application
-    secret: str
+    secret: str = field(repr=False)
+    control: str = field(repr=False)
     commands: Callable[[str, dict[str, str], dict[str, Any]], Answer]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,18 +53,17 @@ class Inner:
             return
         path = str(scope["path"])
         if path.startswith(_OPEN):
+            if _is_bounded(scope):
+                await self.app(scope, receive, send)
+            else:
+                await _say(send, 413, {"error": "too large"})
+        elif path in CONTROL and _knows(scope, self.control):
             await self.app(scope, receive, send)
-        elif not self._knows_secret(scope) or not path.startswith(("/v1/control/", COMMANDS)):
-            await _say(send, 404, {"error": "not here"})
-        elif path.startswith("/v1/control/"):
-            await self.app(scope, receive, send)
-        else:
+        elif path.startswith(COMMANDS) and _knows(scope, self.secret):
             status, words = await self._command(path.removeprefix(COMMANDS), scope, receive)
             await _say(send, status, words)
-
-    def _knows_secret(self, scope: Scope) -> bool:
-        given = [value for name, value in scope["headers"] if name.lower() == SECRET_HEADER.encode()]
-        return len(given) == 1 and hmac.compare_digest(given[0], self.secret.encode())
+        else:
+            await _say(send, 404, {"error": "not here"})
 
     async def _command(self, name: str, scope: Scope, receive: Receive) -> Answer:
         body = bytearray()
@@ -139,6 +145,20 @@ class Commands:
             "runs": known,
             "others": [o.model_dump(mode="json") for o in orders if o.run not in known][-50:],
         }
+
+
+def _knows(scope: Scope, secret: str) -> bool:
+    given = [value for name, value in scope["headers"] if name.lower() == SECRET_HEADER.encode()]
+    return len(given) == 1 and hmac.compare_digest(given[0], secret.encode())
+
+
+def _is_bounded(scope: Scope) -> bool:
+    """Return whether a request says how long its body is, and that it is short enough to be read."""
+    if scope["method"] in ("GET", "HEAD"):
+        return True
+    said = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
+    is_number = len(said) == 1 and said[0].isdigit() and len(said[0]) < 12
+    return is_number and int(said[0]) <= _MAX_RUNTIME_BYTES
 
 
 def _table(body: bytes) -> dict[str, Any] | None:

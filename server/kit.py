@@ -15,7 +15,7 @@ from pydantic import Field
 from collab.toml_file import parse_toml, read_text, validate
 from protocol.bounds import Frozen, Name
 from protocol.errors import ConfigError, UserError
-from protocol.keys import load_certificate
+from protocol.keys import load_certificate, load_signing_key, load_tls_key, public_bytes
 from protocol.roster import Hosts, Port
 from protocol.roster_book import RosterBook
 
@@ -34,6 +34,8 @@ class ServerConfig(Frozen):
         runs: the folder of the runs, beside the kit's own unless absolute.
         group: the operators' group on this machine: who may submit, stop and look.
         max_reply_mib: the largest answer of a site that is taken.
+        data: the folders, beside the kit's own unless absolute, of public sets and imported teachers; a run
+            may read nothing else of this machine.
     """
 
     name: Name
@@ -43,6 +45,7 @@ class ServerConfig(Frozen):
     runs: str = "runs"
     group: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] | None = None
     max_reply_mib: float = Field(4096, gt=0, le=65_536)
+    data: tuple[str, ...] = Field(("data",), max_length=32)
 
 
 @dataclass(frozen=True)
@@ -155,3 +158,22 @@ def group_id(name: str | None) -> int | None:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         raise ConfigError(f"group = '{name}': this machine has no such group") from None
+
+
+def check_kit(kit: ServerKit) -> None:
+    """Check that the keys are private, and that they and the roster fit together.
+
+    Raises:
+        UserError: a file is missing, no key, or can be read by others.
+        ConfigError: the keys are not those that the roster names.
+        RosterError: the roster is not the authority's.
+    """
+    roster = open_roster_book(kit).current
+    signing, tls = load_signing_key(kit.signing_key), load_tls_key(kit.key)
+    if load_certificate(kit.certificate).public_key() != tls.public_key():
+        raise ConfigError(f"{kit.folder}: tls.key and tls.pem do not fit; copy the whole kit again")
+    if roster.server_signing_key != public_bytes(signing).hex():
+        raise ConfigError(
+            f"{kit.folder}: the roster of epoch {roster.epoch} names another signing key: "
+            "copy the whole kit again"
+        )

@@ -29,6 +29,7 @@ from server.kit import ServerKit, load_kit, open_roster_book
 from server.orders import OrderBook, read_json
 
 _RELOAD_S = 1.0
+_CLEAN_S = 30.0
 _TAIL_BYTES = 2**20
 _WARN_EVERY_S = 6 * 3600.0
 _PASSES = 503  # a refusal that the site repeats until it is let in
@@ -64,6 +65,7 @@ class _Link:
             "bundle": bundle_digest(make_bundle()),
         }
         self._warned_at, self._stamp = 0.0, _stamp(self.kit.certificate)
+        self._cleaned_at = 0.0
         self.register()
 
     def register(self) -> None:
@@ -101,8 +103,10 @@ class _Link:
         """Refuse replies in another node's name."""
         from server.door import Refused  # noqa: PLC0415
 
-        if not self._speaks(body):
-            raise Refused(403, "a reply in another node's name")
+        # Pieces of 5 MiB, and a few that hold no array.
+        pieces = round(self.kit.config.max_reply_mib / 5) + 64
+        if not self._speaks(body, pieces):
+            raise Refused(403, "a reply in another node's name, or of too many pieces")
 
     def sites(self) -> dict[str, Any]:
         """What is known of each site of the roster: whether it is connected, and what it was refused."""
@@ -118,7 +122,7 @@ class _Link:
         """Take in a new roster and new certificates without a restart, and warn before they expire."""
         while True:
             await asyncio.sleep(_RELOAD_S)
-            for look in (self._look_at_roster, lambda: self._look_at_certificate(context)):
+            for look in (self._look_at_roster, lambda: self._look_at_certificate(context), self._clean):
                 try:
                     await look()
                 except Exception as error:  # noqa: BLE001  whatever it is: if this ended, nobody could be revoked
@@ -129,6 +133,11 @@ class _Link:
         if self.book.current.epoch != self.epoch:
             await asyncio.to_thread(self.register)
             logger.warning("the roster of epoch %s is in force", self.epoch)
+
+    async def _clean(self) -> None:
+        if time.monotonic() > self._cleaned_at + _CLEAN_S:
+            self._cleaned_at = time.monotonic()
+            await asyncio.to_thread(self.superlink.clean)
 
     async def _look_at_certificate(self, context: Any) -> None:
         if (now := _stamp(self.kit.certificate)) != self._stamp:
@@ -167,20 +176,21 @@ async def _serve(link: _Link, tell: Callable[[Words], None]) -> None:
 
     kit, app = link.kit, link.superlink.app
     context = public_context(kit.certificate, kit.key, kit.authority)
-    door = Door(app, link.book, time.time, link.info, link.told, link.pushes)
+    allowance = 2 * kit.config.max_reply_mib * 2**20 + 64 * 2**20
+    door = Door(app, link.book, time.time, link.info, link.told, link.pushes, allowance)
     commands = Commands(
         OrderBook(kit.orders),
         link.sites,
         lambda run: read_json(kit.state / f"status-{run}.json"),
         lambda run, lines: tail(kit.logs / f"run-{run}.log", lines),
     )
-    inner = Inner(app, link.given["secret"], commands)
+    inner = Inner(app, link.given["secret"], link.given["control"], commands)
     sockets = {name: socket.socket(fileno=link.given[f"{name}_fd"]) for name in ("public", "inner")}
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     servers = {
-        "public": (listen(door, context), sockets["public"]),
+        "public": (listen(door, context, door.who), sockets["public"]),
         "inner": (listen(inner), sockets["inner"]),
     }
     async with link.superlink.lifespan():

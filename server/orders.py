@@ -21,6 +21,7 @@ from protocol.errors import ConfigError
 State = Literal["queued", "running", "stopping", "finished", "failed", "stopped"]
 LIVE: tuple[State, ...] = ("queued", "running", "stopping")
 MAX_TEXT = 2**20
+INTERRUPTED = ".interrupted-"
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -48,24 +49,25 @@ class OrderBook:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._ended: set[str] = set()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def submit(self, run: str, text: str, now_s: float, *, baselines: bool = True) -> Order:
         """Keep a collaboration to be run.
 
         Raises:
-            ConfigError: the run has an order already, or the text is too long.
+            ConfigError: the run has an order already, its name is reserved, or the text is none or too long.
         """
         order = Order(run=run, submitted_at=now_s, since=now_s, baselines=baselines)
+        if INTERRUPTED in run:
+            raise ConfigError(f"run '{run}': names with '{INTERRUPTED}' are for what is kept of other runs")
         if len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT:
             raise ConfigError(f"the collaboration has more than {MAX_TEXT} bytes")
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise ConfigError("the collaboration is no text in UTF-8")
-        try:
-            with self.text_path(run).open("x", encoding="utf-8") as file:
-                file.write(text)
-        except FileExistsError:
-            raise ConfigError(f"run '{run}' is there already; give it another name") from None
+        if (self._folder / f"{run}.json").exists():
+            raise ConfigError(f"run '{run}' is there already; give it another name")
+        write_aside(self.text_path(run), text)  # a text without its order is one that was cut off
         self.put(order)
         return order
 
@@ -83,6 +85,21 @@ class OrderBook:
             return Order.model_validate_json((self._folder / f"{run}.json").read_text(encoding="utf-8"))
         except (OSError, ValidationError):
             return None
+
+    def next_live(self) -> Order | None:
+        """Return the order that was submitted first of those that have not ended.
+
+        Those that have ended are read once: a server keeps the orders of all its time.
+        """
+        found = []
+        for path in self._folder.glob("*.json"):
+            if path.stem in self._ended or (order := self.get(path.stem)) is None:
+                continue
+            if order.state in LIVE:
+                found.append(order)
+            else:
+                self._ended.add(order.run)
+        return min(found, key=lambda o: (o.submitted_at, o.run), default=None)
 
     def all(self) -> Iterator[Order]:
         """Yield all orders, in the order of their submission."""
@@ -105,11 +122,15 @@ class OrderBook:
 def write_aside(path: Path, text: str) -> None:
     """Write a file so that a reader finds the old text or the new one, and a power cut leaves either."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -80,6 +80,7 @@ def status_path(kit: ServerKit, run: str) -> Path:
 def work(given: dict[str, Any]) -> str:
     """Carry the run out; return how it ended."""
     from collab.settings import parse, parse_toml, read_text  # noqa: PLC0415  torch: a process's first second
+    from server.data_folders import check_paths  # noqa: PLC0415
     from server.envelopes import Envelopes  # noqa: PLC0415
     from server.errands import ErrandGrid  # noqa: PLC0415
     from server.federation import Terms, federate  # noqa: PLC0415
@@ -93,6 +94,7 @@ def work(given: dict[str, Any]) -> str:
     orders, book = OrderBook(kit.orders), open_roster_book(kit)
     path = orders.text_path(run)
     collaboration = parse(parse_toml(read_text(path), str(path)), str(path), path.parent)
+    check_paths(collaboration, kit)
     task = Task(*given["task"])
     grid = GuardedGrid(given["address"], task, round(kit.config.max_reply_mib * 2**20))
     status = Status(status_path(kit, run), {"rounds": collaboration.rounds, "lease": given["lease"]})

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flwr.common.constant import ISOLATION_MODE_PROCESS, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
+from flwr.common.constant import ISOLATION_MODE_PROCESS, NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, Status
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.supercore.routers.runtime.tracing import RuntimeTracingMiddleware
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
@@ -74,6 +74,7 @@ class SuperLink:
         # Five layers that do nothing without plugins, each a task and a queue for every request.
         self.app.user_middleware = [m for m in self.app.user_middleware if not _is_idle(m.cls)]
         self._state = self.app.state.linkstate_factory.state()
+        self._cleaned: set[int] = set()
 
     @asynccontextmanager
     async def lifespan(self) -> AsyncIterator[None]:
@@ -110,6 +111,13 @@ class SuperLink:
     def unregister(self, node: int) -> None:
         """Forget a node: what was sent to it is answered with an error."""
         self._state.delete_node(NOOP_FLWR_AID, node)
+
+    def clean(self) -> None:
+        """Delete the messages and pieces of runs that have ended; Flower does so only when asked of them."""
+        for run in self._state.get_run_info(statuses=[Status.FINISHED]):
+            if run.run_id not in self._cleaned:
+                self._state.cleanup_run(run.run_id)
+                self._cleaned.add(run.run_id)
 
     def nodes(self) -> dict[bytes, NodeView]:
         """Return what is known of each registered node, by its public key."""
@@ -152,10 +160,11 @@ def _config(database: Path, superexec_secret: bytes) -> SuperLinkLifespanConfig:
     )
 
 
-def speaks_for_itself(body: bytes) -> bool:
+def speaks_for_itself(body: bytes, most_pieces: int = 1000) -> bool:
     """Return whether the body of push-messages carries one message, from the node that sends it.
 
-    Flower checks that the sender is who it says, but not that the message says the same.
+    Flower checks that the sender is who it says, but not that the message says the same; and it makes room
+    for as many pieces as the message names.
     """
     request = PushMessagesRequest()
     try:
@@ -163,4 +172,15 @@ def speaks_for_itself(body: bytes) -> bool:
     except DecodeError:
         return False
     messages, trees = request.messages_list, request.message_object_trees
-    return len(messages) == len(trees) == 1 and messages[0].metadata.src_node_id == request.node.node_id != 0
+    if (
+        not len(messages) == len(trees) == 1
+        or not messages[0].metadata.src_node_id == request.node.node_id != 0
+    ):
+        return False
+    waiting, pieces = [trees[0]], 0
+    while waiting:
+        pieces += 1
+        if pieces > most_pieces:
+            return False
+        waiting.extend(waiting.pop().children)
+    return True

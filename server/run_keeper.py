@@ -1,0 +1,188 @@
+"""One run being worked on: its task at Flower, the process that works on it, and what if either is lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from protocol.children import Child
+from server.flwr_adapter.runtime import COMPLETED, FAILED, STOPPED, Control, Task, TaskOffice
+from server.kit import ServerKit
+from server.orders import INTERRUPTED, Order, OrderBook, State
+
+_BEAT_S = 10.0  # a token that is not heard of for 60 s is taken away
+_TASK_S = 60.0
+_STOP_S = 60.0  # how long a run that is to stop may take to do so by itself
+_MOST_STARTS, _MOST_BROKEN = 50, 5
+_STEADY_S, _LONGEST_PAUSE_S = 30.0, 30.0
+# How the process that works on a run ends: with any other code it died, and another takes its place.
+DONE, FAILED_CODE, USERS_CODE, STOPPED_CODE, BROKEN_CODE = 0, 1, 2, 3, 70
+_ENDS: dict[int, tuple[State, str]] = {
+    DONE: ("finished", COMPLETED),
+    FAILED_CODE: ("failed", FAILED),
+    USERS_CODE: ("failed", FAILED),
+    STOPPED_CODE: ("stopped", STOPPED),
+}
+
+
+@dataclass(frozen=True)
+class Office:
+    """What a run needs of the server around it."""
+
+    kit: ServerKit
+    orders: OrderBook
+    tasks: TaskOffice
+    control: Control
+    bundle: bytes
+    address: str
+    say: Callable[[str], None]
+
+
+@dataclass
+class RunKeeper:
+    """Keeps one run going until it has ended.
+
+    Args:
+        office: what the server has.
+        order: the run's.
+    """
+
+    office: Office
+    order: Order
+    task: Task | None = None
+    child: Child | None = None
+    has_ended: bool = False
+    _beat_at: float = 0.0
+    _next_at: float = 0.0
+    _task_by: float = field(default=0.0)
+    _stop_by: float | None = None
+    _broken: int = 0
+
+    def turn(self) -> None:
+        """Do what the run needs next; nothing here waits for long."""
+        self._heed_stop()
+        if self.has_ended:
+            return
+        self._keep_token()
+        if self.child is not None:
+            if (code := self.child.code) is not None:
+                self._child_ended(self.child, code)
+        elif time.monotonic() >= self._next_at:
+            if self.task is None:
+                self._take_task()
+            else:
+                self._start(self.task)
+
+    def close(self) -> None:
+        """End the process that works on it; the run goes on when the server is started again."""
+        if self.child is not None:
+            self.child.end()
+
+    def _heed_stop(self) -> None:
+        if not self.office.orders.is_to_stop(self.order.run):
+            return
+        if self.child is None:
+            self._finish("stopped", STOPPED)
+        elif self._stop_by is None:
+            self._stop_by = time.monotonic() + _STOP_S  # the process sees the mark by itself
+            self._put(state="stopping")
+        elif time.monotonic() > self._stop_by:
+            self.child.end()
+            self._finish("stopped", STOPPED)
+
+    def _keep_token(self) -> None:
+        """Say that the task is alive; when Flower has taken it away, begin another Flower run for it."""
+        if self.task is None or time.monotonic() < self._beat_at:
+            return
+        known = self.office.tasks.beat(self.task)
+        self._beat_at = time.monotonic() + (_BEAT_S if known else 1.0)
+        if known is False:
+            self.office.say(f"run {self.order.run}: Flower gave its task away; another Flower run is begun")
+            self.close()
+            self.child = self.task = None
+            self._task_by = 0.0
+
+    def _take_task(self) -> None:
+        """Begin a Flower run for the order where there is none yet, and take its task."""
+        if time.monotonic() > self._task_by:
+            if self.order.flower_run is not None:
+                self.office.control.stop(self.order.flower_run)
+            flower_run = self.office.control.start(self.office.bundle, self.order.run)
+            if flower_run is None:
+                self._next_at = time.monotonic() + 1.0
+                return
+            self._put(flower_run=flower_run)
+            self._task_by = time.monotonic() + _TASK_S
+        task = self.office.tasks.acquire()
+        if task is not None and task.flower_run == self.order.flower_run:
+            self.task = task
+        elif task is not None:
+            self.office.tasks.finish(task, STOPPED, "of a server that was ended")
+
+    def _start(self, task: Task) -> None:
+        """Start a process that works on the run."""
+        run, starts = self.order.run, self.order.starts + 1
+        if starts > _MOST_STARTS:
+            self._finish("failed", FAILED, f"its process died {_MOST_STARTS} times")
+            return
+        try:
+            self._keep_what_was_written()
+        except OSError as error:
+            self._finish("failed", FAILED, f"its folder cannot be put aside ({error.strerror})")
+            return
+        self._put(state="running" if self._stop_by is None else "stopping", starts=starts)
+        given: dict[str, Any] = {
+            "kit": str(self.office.kit.folder),
+            "address": self.office.address,
+            "run": run,
+            "lease": starts,
+            "baselines": self.order.baselines,
+            "task": [task.token, task.task_id, task.flower_run, task.node_id, task.run],
+        }
+        self.child = Child(f"run-{run}", "server.serve", given, self.office.kit.logs)
+        self.office.say(f"run {run}: started" + (f" again, for the {starts}. time" if starts > 1 else ""))
+
+    def _keep_what_was_written(self) -> None:
+        """Put the folder of a process that died aside, under a name that is free."""
+        runs = self.office.kit.runs
+        if not (runs / self.order.run).exists():
+            return
+        names = (f"{self.order.run}{INTERRUPTED}{n}" for n in range(max(1, self.order.starts), 10_000))
+        kept = next(name for name in names if not (runs / name).exists())
+        (runs / self.order.run).rename(runs / kept)
+        self._put(kept=(*self.order.kept, kept))
+
+    def _child_ended(self, child: Child, code: int) -> None:
+        child.end()
+        self._broken = self._broken + 1 if code == BROKEN_CODE else 0
+        why = str(child.heard.get("why", ""))
+        if code in _ENDS:
+            self._finish(*_ENDS[code], why)
+            return
+        if self._broken >= _MOST_BROKEN:
+            self._finish("failed", FAILED, why)
+            return
+        self.child = None
+        steady = time.monotonic() - child.started_at > _STEADY_S
+        pause_s = 0.0 if steady or self.order.starts < 3 else min(2.0**self.order.starts, _LONGEST_PAUSE_S)
+        self._next_at = time.monotonic() + pause_s
+        self.office.say(
+            f"run {self.order.run}: its process died with code {code}{f' ({why})' if why else ''}"
+        )
+
+    def _finish(self, state: State, how: str, why: str = "") -> None:
+        """Write down that the run has ended before Flower is told: else a crash would have it done again."""
+        self.has_ended = True
+        self._put(state=state, why=why)
+        if self.task is not None:
+            self.office.tasks.finish(self.task, how, why)
+        elif self.order.flower_run is not None:
+            self.office.control.stop(self.order.flower_run)
+        self.office.say(f"run {self.order.run}: {state}{f': {why}' if why else ''}")
+
+    def _put(self, **changes: Any) -> None:
+        since = {"since": time.time()} if changes.get("state", self.order.state) != self.order.state else {}
+        self.order = self.order.model_copy(update={**changes, **since})
+        self.office.orders.put(self.order)
