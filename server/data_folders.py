@@ -1,4 +1,4 @@
-"""Which files of its machine a server reads for a run: those in the folders that its kit names, and no others.
+"""Which files of its machine a server reads for a run: those in the folders that its kit names.
 
 Whoever may submit a run writes the paths in its file; what they point at goes to sites as a public set.
 """

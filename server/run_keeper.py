@@ -185,4 +185,7 @@ class RunKeeper:
     def _put(self, **changes: Any) -> None:
         since = {"since": time.time()} if changes.get("state", self.order.state) != self.order.state else {}
         self.order = self.order.model_copy(update={**changes, **since})
-        self.office.orders.put(self.order)
+        try:
+            self.office.orders.put(self.order)
+        except OSError as error:  # a full disk must not end the server, nor the run that may make room
+            self.office.say(f"run {self.order.run}: its order cannot be written ({error.strerror})")
