@@ -47,3 +47,5 @@ def _located(path: str, kit: ServerKit) -> Path | None:
         return locate(path, kit.orders, origins={}, accept_folder=True).resolve()
     except DataError:
         return None
+    except OSError as error:
+        raise ConfigError(f"'{path}' cannot be looked at ({error.strerror})") from None

@@ -149,7 +149,7 @@ class ErrandGrid(Grid):
         """
         until = self._monotonic() + within_s
         for queue in self._queues.values():
-            while len(queue) > 1:
+            while len(queue) > 1 or (queue and not queue[0].asked):  # of which the site has not heard
                 queue.pop()
             for errand in queue:
                 errand.withdrawn, errand.again_at = True, 0.0
@@ -258,7 +258,7 @@ class ErrandGrid(Grid):
     def _take(self, errand: Errand, reply: Message, now: float) -> bool:
         """Take one answer; return whether that was the end of the errand."""
         if reply.has_error():
-            return errand.withdrawn or self._lose(errand, now)
+            return self._lose(errand, now)
         try:
             record, header = self._envelopes.open(reply.content, errand.site, errand.task, errand.asked)
             if header.kind == RECEIPT:
@@ -276,8 +276,10 @@ class ErrandGrid(Grid):
     def _note(self, errand: Errand, receipt: Receipt, now: float) -> bool:
         errand.lost = errand.wrong = 0
         if errand.withdrawn:
-            errand.again_at = now if receipt.state in ("waiting", "working") else None
-            return errand.again_at is None
+            if receipt.state not in ("waiting", "working"):
+                return True
+            errand.again_at = max(now, errand.sent_at + _POLL_S)
+            return False
         errand.receipted = receipt.state in ("waiting", "working")
         # A site holds a poll for as long as it may; one that answers at once would be asked in a hot loop.
         at_least = errand.sent_at + _POLL_S
@@ -290,6 +292,8 @@ class ErrandGrid(Grid):
 
     def _lose(self, errand: Errand, now: float) -> bool:
         """Take an error of Flower's: the question or its answer was lost, so it is asked again."""
+        if errand.withdrawn:
+            return errand.again_at is None  # the site was told, as well as that can be
         errand.lost += 1
         if errand.lost < _MOST_LOST:
             errand.again_at = now + min(_AGAIN_S * errand.lost, 5.0) if not errand.sent else errand.again_at

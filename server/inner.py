@@ -84,6 +84,8 @@ class Inner:
             return 400, {"error": str(error)}
         except ConsiliumError as error:
             return 503, {"error": str(error)}
+        except OSError as error:
+            return 503, {"error": f"the server cannot write it down ({error.strerror})"}
 
 
 @dataclass(frozen=True)
@@ -153,9 +155,14 @@ def _knows(scope: Scope, secret: str) -> bool:
 
 
 def _is_bounded(scope: Scope) -> bool:
-    """Return whether a request says how long its body is, and that it is short enough to be read."""
+    """Return whether a request says how long its body is, and that it is short enough to be read.
+
+    Of a length and a transfer coding, the coding counts: what is sent in chunks has no end that is known.
+    """
     if scope["method"] in ("GET", "HEAD"):
         return True
+    if any(name.lower() == b"transfer-encoding" for name, _ in scope["headers"]):
+        return False
     said = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
     is_number = len(said) == 1 and said[0].isdigit() and len(said[0]) < 12
     return is_number and int(said[0]) <= _MAX_RUNTIME_BYTES

@@ -90,6 +90,8 @@ class PeerProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what came; a request has to be there in whole some time after its beginning."""
+        if self.transport.is_closing():  # what comes with the end of the handshake comes after a refused seat
+            return
         super().data_received(data)
         if self.cycle is None or self.cycle.response_complete:
             self._await_request()

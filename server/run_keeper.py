@@ -15,6 +15,7 @@ from server.orders import INTERRUPTED, Order, OrderBook, State
 _BEAT_S = 10.0  # a token that is not heard of for 60 s is taken away
 _TASK_S = 60.0
 _STOP_S = 60.0  # how long a run that is to stop may take to do so by itself
+_AGAIN_S = 10.0  # between two tries to write down that a run has ended
 _MOST_STARTS, _MOST_BROKEN = 50, 5
 _STEADY_S, _LONGEST_PAUSE_S = 30.0, 30.0
 # How the process that works on a run ends: with any other code it died, and another takes its place.
@@ -59,11 +60,15 @@ class RunKeeper:
     _task_by: float = field(default=0.0)
     _stop_by: float | None = None
     _broken: int = 0
+    _is_written: bool = True  # the order on the disk is the one here
+    _how: str | None = None  # how it has ended, in Flower's word
 
     def turn(self) -> None:
         """Do what the run needs next; nothing here waits for long."""
-        self._heed_stop()
-        if self.has_ended:
+        if self._how is None:
+            self._heed_stop()
+        if self._how is not None:
+            self._close_books(self._how)
             return
         self._keep_token()
         if self.child is not None:
@@ -141,7 +146,12 @@ class RunKeeper:
             "baselines": self.order.baselines,
             "task": [task.token, task.task_id, task.flower_run, task.node_id, task.run],
         }
-        self.child = Child(f"run-{run}", "server.serve", given, self.office.kit.logs)
+        try:
+            self.child = Child(f"run-{run}", "server.serve", given, self.office.kit.logs)
+        except OSError as error:
+            self._next_at = time.monotonic() + _LONGEST_PAUSE_S
+            self.office.say(f"run {run}: no process can be started for it ({error.strerror})")
+            return
         self.office.say(f"run {run}: started" + (f" again, for the {starts}. time" if starts > 1 else ""))
 
     def _keep_what_was_written(self) -> None:
@@ -173,19 +183,30 @@ class RunKeeper:
         )
 
     def _finish(self, state: State, how: str, why: str = "") -> None:
-        """Write down that the run has ended before Flower is told: else a crash would have it done again."""
-        self.has_ended = True
+        self._how, self._next_at = how, time.monotonic() + _AGAIN_S
         self._put(state=state, why=why)
+        self._close_books(how)
+        self.office.say(f"run {self.order.run}: {state}{f': {why}' if why else ''}")
+
+    def _close_books(self, how: str) -> None:
+        """Write down that the run has ended before Flower is told: else it would be done again."""
+        if not self._is_written and time.monotonic() >= self._next_at:
+            self._next_at = time.monotonic() + _AGAIN_S
+            self._put()
+        if not self._is_written:
+            return
+        self.has_ended = True
         if self.task is not None:
-            self.office.tasks.finish(self.task, how, why)
+            self.office.tasks.finish(self.task, how, self.order.why)
         elif self.order.flower_run is not None:
             self.office.control.stop(self.order.flower_run)
-        self.office.say(f"run {self.order.run}: {state}{f': {why}' if why else ''}")
 
     def _put(self, **changes: Any) -> None:
         since = {"since": time.time()} if changes.get("state", self.order.state) != self.order.state else {}
         self.order = self.order.model_copy(update={**changes, **since})
         try:
             self.office.orders.put(self.order)
+            self._is_written = True
         except OSError as error:  # a full disk must not end the server, nor the run that may make room
+            self._is_written = False
             self.office.say(f"run {self.order.run}: its order cannot be written ({error.strerror})")

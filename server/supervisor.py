@@ -154,7 +154,7 @@ class Supervisor:
             self._keeper = None if self._keeper.has_ended else self._keeper
 
     def _look_after_link(self) -> None:
-        """Start the link process again where it has ended: at once, or later and later if it does not help."""
+        """Start the link process again where it has ended: at once, later where that does not help."""
         if self._link is not None and self._link.code is not None:
             self.say(f"the link process ended with {self._link.code} ({self._why()}); it is started again")
             self._link.end()
@@ -163,7 +163,11 @@ class Supervisor:
             pause_s = 0.0 if recent < 3 else min(2.0 ** (recent - 3), _LONGEST_PAUSE_S)
             self._link_at = time.monotonic() + pause_s
         if self._link is None and time.monotonic() >= self._link_at:
-            self._start_link()
+            try:
+                self._start_link()
+            except OSError as error:
+                self._link_at = time.monotonic() + _LONGEST_PAUSE_S
+                self.say(f"the link process cannot be started ({error.strerror})")
 
     def _warn(self) -> None:
         if time.monotonic() < self._warned_at:

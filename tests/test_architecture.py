@@ -67,6 +67,7 @@ ONLY_IN = {
     },
     "uvicorn": {"server/listeners.py", "clients/flwr_adapter.py"},
     "httpx": {
+        "server/flwr_adapter/grid.py",
         "server/flwr_adapter/runtime.py",
         "server/flwr_adapter/simulation.py",
         "clients/agent.py",

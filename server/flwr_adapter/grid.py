@@ -125,14 +125,19 @@ class GuardedGrid(HttpGrid):
             if coming.missing and time.monotonic() < coming.moved_at + _STALE_S:
                 return None
             message = _message(coming.message_id, coming.contents, self._most_bytes)
-        except httpx.HTTPError:
-            return None  # the link is away for a moment
+        except httpx.HTTPError as error:
+            if time.monotonic() < coming.moved_at + _STALE_S:
+                return None  # the link is away for a moment
+            return self._refused(coming, error)
         except Exception as error:  # noqa: BLE001  whatever a site put into it; the others must go on
-            why = f"it cannot be put together: {type(error).__name__}"
-            self._confirm(coming.message_id)
-            return self._error(coming.asked, ErrorCode.MESSAGE_UNAVAILABLE, why)
+            return self._refused(coming, error)
         self._confirm(coming.message_id)
         return message
+
+    def _refused(self, coming: _Coming, error: Exception) -> Message:
+        self._confirm(coming.message_id)
+        why = f"it cannot be put together: {type(error).__name__}"
+        return self._error(coming.asked, ErrorCode.MESSAGE_UNAVAILABLE, why)
 
     def _fetch(self, coming: _Coming) -> None:
         """Take the pieces that are up, in order, until one is not."""

@@ -35,9 +35,6 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from protocol.bundle import RUN_KEY, bundle_digest
 
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
-_MOST_OBJECTS = 100_000
-# A reply's objects may be seen before they are up: Flower waits 1 s, then longer.
-_BACKOFF_S, _BACKOFF_CAP_S = 0.05, 0.5
 # What a call raises when Flower says that the run is over; it is no Exception.
 RunIsOver = RunNotRunningException
 COMPLETED, STOPPED, FAILED = SubStatus.COMPLETED, SubStatus.STOPPED, SubStatus.FAILED

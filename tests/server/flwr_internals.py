@@ -51,18 +51,6 @@ CALLS: dict[tuple[str, str], set[str]] = {
     (_INFLATABLE, "get_object_body"): {"object_content", "cls"},
     (_INFLATABLE, "get_object_head_values_from_object_content"): {"object_content"},
     (_INFLATABLE, "iterate_object_tree"): {"tree"},
-    ("flwr.supercore.inflatable.inflatable_protobuf_utils", "make_pull_object_fn_protobuf"): {
-        "pull_object_protobuf",
-        "node",
-        "run_id",
-    },
-    ("flwr.supercore.inflatable", "inflatable_utils.pull_objects"): {
-        "object_ids",
-        "pull_object_fn",
-        "max_time",
-        "initial_backoff",
-        "backoff_cap",
-    },
     ("flwr.supercore.inflatable", "inflatable_utils.inflate_object_from_contents"): {
         "object_id",
         "object_contents",
@@ -112,6 +100,8 @@ CALLS: dict[tuple[str, str], set[str]] = {
     },
     (_LINKSTATE, "LinkState.delete_node"): {"self", "owner_aid", "node_id"},
     (_LINKSTATE, "LinkState.get_node_info"): {"self"},
+    (_LINKSTATE, "LinkState.get_run_info"): {"self", "statuses"},
+    (_LINKSTATE, "LinkState.cleanup_run"): {"self", "run_id"},
     ("fastapi.routing", "iter_route_contexts"): {"routes"},
 }
 CALLS |= {
@@ -129,6 +119,8 @@ FIELDS = {
     ("control_pb2", "StopRunRequest"): {"run_id"},
     ("fab_pb2", "Fab"): {"hash_str", "content"},
     ("message_pb2", "ConfirmMessageReceivedRequest"): {"node", "run_id", "message_object_id"},
+    ("message_pb2", "PullObjectRequest"): {"node", "run_id", "object_id"},
+    ("message_pb2", "PullObjectResponse"): {"object_found", "object_available", "object_content"},
     ("message_pb2", "ObjectTree"): {"object_id", "children"},
     ("message_pb2", "Message"): {"metadata"},
     ("message_pb2", "Metadata"): {"src_node_id", "reply_to_message_id"},
@@ -167,7 +159,7 @@ NAMES = [
     ("flwr.common.constant", "NOOP_ACCOUNT_NAME"),
     ("flwr.common.constant", "NOOP_FLWR_AID"),
     ("flwr.common.constant", "ErrorCode.MESSAGE_UNAVAILABLE"),
-    ("flwr.common.constant", "ErrorCode.UNKNOWN"),
+    ("flwr.common.constant", "Status.FINISHED"),
     ("flwr.common.constant", "SubStatus.COMPLETED"),
     ("flwr.common.constant", "SubStatus.STOPPED"),
     ("flwr.common.constant", "SubStatus.FAILED"),
@@ -179,7 +171,6 @@ NAMES = [
     ("flwr.superlink.cli.flower_superlink", "SuperLinkLifespan"),
     ("flwr.superlink.grid", "HttpGrid._runtime_client"),
     ("flwr.superlink.grid", "HttpGrid.run"),
-    ("flwr.superlink.grid.http_grid", "httpx"),  # its errors tell a lost link from a bad reply
     *((f"flwr.proto.{module}", name) for module, name in FIELDS),
     *((module, name) for module, name in _LAYERS),
 ]

@@ -47,6 +47,7 @@ class Link:
     public: int
     inner: int
     secret: str
+    control: str
     superexec: bytes
 
 
@@ -64,11 +65,12 @@ def running_link(kits: Path) -> Iterator[Link]:
     """Start the link process of the kits' server; it has ended when the block has."""
     kit = load_kit(kits / "server")
     make_folders(kit)
-    secret, superexec = secrets.token_hex(32), secrets.token_bytes(32)
+    secret, control, superexec = secrets.token_hex(32), secrets.token_hex(32), secrets.token_bytes(32)
     public, inner = _listening(), _listening()
     given = {
         "kit": str(kit.folder),
         "secret": secret,
+        "control": control,
         "superexec": superexec.hex(),
         "public_fd": public.fileno(),
         "inner_fd": inner.fileno(),
@@ -82,7 +84,7 @@ def running_link(kits: Path) -> Iterator[Link]:
     inner.close()
     try:
         assert child.wait_for("ready", 60), (child.heard, (kit.logs / "link.log").read_text())
-        yield Link(kits, child, *ports, secret, superexec)
+        yield Link(kits, child, *ports, secret, control, superexec)
     finally:
         child.end()
 

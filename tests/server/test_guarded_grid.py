@@ -2,102 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
-import httpx
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, RecordDict
 from flwr.common.constant import ErrorCode
-from flwr.proto import message_pb2, node_pb2, runtime_pb2
+from flwr.proto import message_pb2
 from flwr.supercore.constant import HEAD_BODY_DIVIDER
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_head_values_from_object_content,
-)
-from flwr.supercore.run import RunNotRunningException
+from flwr.supercore.inflatable.inflatable_object import get_object_head_values_from_object_content
 
-from server.flwr_adapter import runtime, task_identity
-from server.flwr_adapter.grid import GuardedGrid, put_together
-from server.flwr_adapter.runtime import Task
-
-MOST = 100_000
-TASK = Task("token-that-nobody-sees", 3, 77, 1, "r1")
-Content = Callable[[bytes], bytes]
-
-
-def _same(content: bytes) -> bytes:
-    return content
-
-
-class FakeRuntime:
-    """What the SuperLink keeps: replies by the message that they answer, and their objects."""
-
-    def __init__(self) -> None:
-        self.replies: dict[str, list[tuple[str, message_pb2.ObjectTree]]] = {}
-        self.objects: dict[str, bytes] = {}
-        self.confirmed: list[str] = []
-        self.missing: set[str] = set()
-        self.late: dict[str, int] = {}
-        self.failure: Exception | None = None
-        self._lock = threading.Lock()
-
-    def PullMessages(self, request: Any) -> Any:  # noqa: N802
-        """Flower's call."""
-        (asked,) = request.message_ids
-        found = self.replies.pop(asked, [])
-        metadata = message_pb2.Metadata(reply_to_message_id=asked)
-        return runtime_pb2.PullAppMessagesResponse(
-            messages_list=[message_pb2.Message(metadata=metadata) for _ in found],
-            message_object_trees=[tree for _, tree in found],
-        )
-
-    def PullObject(self, request: Any) -> Any:  # noqa: N802
-        """Flower's call."""
-        with self._lock:
-            if self.failure is not None:
-                raise self.failure
-            self.late[request.object_id] = self.late.get(request.object_id, 0) - 1
-            return message_pb2.PullObjectResponse(
-                object_found=request.object_id not in self.missing,
-                object_available=self.late[request.object_id] < 0,
-                object_content=self.objects[request.object_id],
-            )
-
-    def ConfirmMessageReceived(self, request: Any) -> Any:  # noqa: N802
-        """Flower's call."""
-        self.confirmed.append(request.message_object_id)
-        return message_pb2.ConfirmMessageReceivedResponse()
-
-    def GetNodes(self, request: Any) -> Any:  # noqa: N802
-        """Flower's call."""
-        node = node_pb2.NodeInfo(node_id=5, public_key=b"key", last_activated_at="2026-01-01")
-        return runtime_pb2.GetNodesResponse(nodes=[node])
-
-    def put(self, asked: str, record: RecordDict, **change: Content) -> str:
-        """Keep a reply; ``change`` rewrites the objects of a kind, and all that name them after that."""
-        message = Message(record, dst_node_id=1, message_type="query.x")
-        ids: dict[str, str] = {}
-        for old, found in get_all_nested_objects(message).items():  # children first
-            content = bytes(found.deflate())
-            for before, after in ids.items():
-                content = content.replace(before.encode(), after.encode())
-            kind = get_object_head_values_from_object_content(content)[0]
-            content = change.get(kind, _same)(content)
-            ids[old] = hashlib.sha256(content).hexdigest()
-            self.objects[ids[old]] = content
-        root = ids[message.object_id]
-        self.replies.setdefault(asked, []).append((root, self.tree(root)))
-        return root
-
-    def tree(self, object_id: str) -> message_pb2.ObjectTree:
-        """The tree of an object, as its heads say."""
-        _, children, _ = get_object_head_values_from_object_content(self.objects[object_id])
-        return message_pb2.ObjectTree(object_id=object_id, children=[self.tree(c) for c in children])
+from server.flwr_adapter import grid as grid_module
+from server.flwr_adapter import task_identity
+from server.flwr_adapter.grid import GuardedGrid, Node, put_together
+from tests.server.runtime_cases import MOST, TASK, Content, FakeRuntime, body, number, record
 
 
 @pytest.fixture
@@ -115,30 +33,6 @@ def grid(fake: FakeRuntime) -> GuardedGrid:
     return made
 
 
-def record(number: int = 1, array_bytes: int = 1000) -> RecordDict:
-    """A reply with one array."""
-    data = np.full(array_bytes, number, np.uint8).tobytes()
-    array = Array(dtype="uint8", shape=(array_bytes,), stype="x", data=data)
-    return RecordDict({"head": ConfigRecord({"number": number}), "arrays": ArrayRecord({"blob": array})})
-
-
-def body(change: Callable[[Any], Any] | bytes) -> Content:
-    """Rewrite an object's body, its head included."""
-
-    def rewrite(content: bytes) -> bytes:
-        head, _, old = content.partition(HEAD_BODY_DIVIDER)
-        new = change if isinstance(change, bytes) else json.dumps(change(json.loads(old))).encode()
-        kind, children, _ = head.decode().split(" ")
-        return f"{kind} {children} {len(new)}".encode() + HEAD_BODY_DIVIDER + new
-
-    return rewrite
-
-
-def number(message: Message) -> Any:
-    """The number in a reply."""
-    return message.content.config_records["head"]["number"]
-
-
 def test_good_replies_pass(fake: FakeRuntime, grid: GuardedGrid) -> None:
     """Replies come whole and once, in the order of the questions, and Flower is told that they came."""
     roots = [fake.put(f"asked-{i}", record(i)) for i in range(3)]
@@ -150,15 +44,17 @@ def test_good_replies_pass(fake: FakeRuntime, grid: GuardedGrid) -> None:
     assert grid.pull_messages(["asked-0"]) == []
 
 
-def refused(fake: FakeRuntime, grid: GuardedGrid, code: int = ErrorCode.UNKNOWN) -> str:
-    """The reply to ``bad`` is an error, those before and after it pass; return its reason."""
-    fake.put("first", record(1))
-    fake.put("last", record(2))
+def refused(fake: FakeRuntime, grid: GuardedGrid) -> str:
+    """The reply to ``bad`` is an error, those before and after it pass, and Flower may delete all three."""
+    ((root, _),) = fake.replies["bad"]
+    others = [fake.put("first", record(1)), fake.put("last", record(2))]
+    fake.confirmed.clear()
     first, bad, last = grid.pull_messages(["first", "bad", "last"])
     assert (number(first), number(last)) == (1, 2)
     assert bad.has_error()
-    assert (bad.error.code, bad.metadata.reply_to_message_id) == (code, "bad")
-    assert len(fake.confirmed) >= 2
+    assert bad.error.code == ErrorCode.MESSAGE_UNAVAILABLE
+    assert bad.metadata.reply_to_message_id == "bad"
+    assert sorted(fake.confirmed) == sorted([root, *others])
     return str(bad.error.reason)
 
 
@@ -239,7 +135,7 @@ def test_the_length_in_the_head_fools_nobody(fake: FakeRuntime, grid: GuardedGri
 
 def test_too_many_pieces(fake: FakeRuntime, grid: GuardedGrid, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tree of more objects than any reply has is not fetched, nor an array of as many unfolded."""
-    monkeypatch.setattr(runtime, "_MOST_OBJECTS", 50)
+    monkeypatch.setattr(grid_module, "_MOST_OBJECTS", 50)
     root = fake.put("bad", record(3))
     leaves = [message_pb2.ObjectTree(object_id=root) for _ in range(52)]
     fake.replies["bad"] = [(root, message_pb2.ObjectTree(object_id=root, children=leaves))]
@@ -259,29 +155,12 @@ def test_what_is_no_message(fake: FakeRuntime, grid: GuardedGrid) -> None:
 def test_lost_objects(fake: FakeRuntime, grid: GuardedGrid) -> None:
     """A reply with an object that Flower no longer has is an error reply."""
     fake.missing.add(fake.put("bad", record(3)))
-    assert "ObjectPullError" in refused(fake, grid)
-
-
-def test_objects_that_come_late(fake: FakeRuntime, grid: GuardedGrid) -> None:
-    """What is not up yet is waited for a moment."""
-    fake.late[fake.put("asked", record(3))] = 2
-    assert [number(message) for message in grid.pull_messages(["asked"])] == [3]
-
-
-@pytest.mark.parametrize("failure", [RunNotRunningException(), httpx.ReadTimeout("slow")])
-def test_a_line_that_breaks(fake: FakeRuntime, grid: GuardedGrid, failure: Exception) -> None:
-    """A reply that is lost between SuperLink and here is told from one that is bad."""
-    fake.put("bad", record(3))
-    fake.failure = failure
-    (bad,) = grid.pull_messages(["bad"])
-    assert bad.has_error()
-    assert bad.error.code == ErrorCode.MESSAGE_UNAVAILABLE
-    assert bad.metadata.reply_to_message_id == "bad"
+    assert "LookupError" in refused(fake, grid)
 
 
 def test_nodes(grid: GuardedGrid) -> None:
     """Nodes come with the key by which the roster knows them."""
-    assert grid.online() == [runtime.Node(5, b"key", "2026-01-01")]
+    assert grid.online() == [Node(5, b"key", "2026-01-01")]
 
 
 def test_a_task_does_not_show_its_token() -> None:

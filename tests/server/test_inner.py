@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 
 from protocol.errors import RunError
 from server.door import Receive, Scope, Send
-from server.inner import COMMANDS, SECRET_HEADER, Commands, Inner
+from server.inner import COMMANDS, CONTROL, SECRET_HEADER, Commands, Inner
 from server.orders import MAX_TEXT, Order, OrderBook
 from tests.server.door_cases import Caller
 
-SECRET = "5ec" * 21 + "7"
+SECRET, CONTROL_SECRET = "5ec" * 21 + "7", "c0" * 32
 KNOWN = (SECRET_HEADER.encode(), SECRET.encode())
+CONTROLS = (SECRET_HEADER.encode(), CONTROL_SECRET.encode())
 
 
 class World:
@@ -27,7 +29,7 @@ class World:
         self.asked: list[tuple[str, int]] = []
         self.orders = OrderBook(folder)
         commands = Commands(self.orders, lambda: {"north": {}}, lambda run: {"round": 1}, self._log_of)
-        self.inner = Inner(self._app, SECRET, commands)
+        self.inner = Inner(self._app, SECRET, CONTROL_SECRET, commands)
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.reached.append(scope["path"])
@@ -44,10 +46,17 @@ class World:
         body: bytes | list[bytes | None] = b"",
         query: bytes = b"",
         headers: Any = (KNOWN,),
+        method: str = "POST",
     ) -> tuple[int, dict[str, Any]]:
         """Make one request; return the status and the table that is answered."""
         caller = Caller(body if isinstance(body, list) else [body])
-        scope = {"type": "http", "path": path, "query_string": query, "headers": list(headers)}
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "query_string": query,
+            "headers": list(headers),
+        }
         asyncio.run(self.inner(scope, caller.receive, caller.send))
         return caller.answered.status, caller.answered.words
 
@@ -91,21 +100,67 @@ def test_without_the_secret(world: World, headers: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/v1/fleet/get-run", "/docs", "/openapi.json", "/", "", "/v1/", "/v1/control", "/v2/control/x"]
+    "path",
+    [
+        "/v1/fleet/get-run",
+        "/docs",
+        "/openapi.json",
+        "/",
+        "",
+        "/v1/",
+        "/v1/control",
+        "/v1/control/",
+        "/v1/control/list-runs",
+        "/v1/control/start-run/",
+        "/v1/control/stop-runs",
+        "/v2/control/x",
+    ],
 )
 def test_what_is_not_here_at_all(world: World, path: str) -> None:
     """Sites come by the public door alone; and nobody needs Flower's pages. The secret changes nothing."""
-    for headers in ((KNOWN,), ()):
+    for headers in ((KNOWN,), (CONTROLS,), ()):
         assert world.ask(path, headers=headers) == (404, {"error": "not here"})
     assert world.reached == []
 
 
 def test_what_flower_guards_itself(world: World) -> None:
-    """The Runtime checks a token of its own, the health page says nothing; Control opens with the secret."""
-    for path in ("/v1/runtime/acquire-task", "/health"):
-        assert world.ask(path, headers=())[0] == 200
-    assert world.ask("/v1/control/start-run", headers=[(b"Consilium-Secret", SECRET.encode())])[0] == 200
-    assert world.reached == ["/v1/runtime/acquire-task", "/health", "/v1/control/start-run"]
+    """The Runtime checks a token of its own, the health page says nothing; a body has a length."""
+    short = [(b"Content-Length", b"%d" % (16 * 2**20))]
+    assert world.ask("/v1/runtime/acquire-task", headers=short)[0] == 200
+    assert world.ask("/v1/runtime/acquire-task", headers=(), method="GET")[0] == 200
+    assert world.ask("/health", headers=(), method="GET")[0] == 200
+    assert world.reached == ["/v1/runtime/acquire-task", "/v1/runtime/acquire-task", "/health"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [(b"content-length", b"%d" % (16 * 2**20 + 1))],
+        [(b"content-length", b"9" * 12)],
+        [(b"content-length", b"-1")],
+        [(b"content-length", b"")],
+        [(b"content-length", b"3"), (b"content-length", b"3")],
+        [(b"transfer-encoding", b"chunked")],
+        [(b"content-length", b"3"), (b"Transfer-Encoding", b"chunked")],
+    ],
+)
+def test_what_has_no_bound_is_not_read(world: World, headers: Any) -> None:
+    """Flower would read a body of any length before it asks for a token: it must be said, and short."""
+    assert world.ask("/v1/runtime/push-object", headers=headers) == (413, {"error": "too large"})
+    assert world.reached == []
+
+
+@pytest.mark.parametrize("path", CONTROL)
+def test_control_has_a_secret_of_its_own(world: World, path: str) -> None:
+    """The operators' secret starts no run of Flower's; the supervisor's does, and submits none of ours."""
+    for headers in ([KNOWN], [CONTROLS, CONTROLS], [CONTROLS, KNOWN], [(SECRET_HEADER.encode(), b"")]):
+        assert world.ask(path, headers=headers)[0] == 404
+    assert world.reached == []
+    assert world.ask(path, headers=[(b"Consilium-Secret", CONTROL_SECRET.encode())])[0] == 200
+    assert world.reached == [path]
+    for name in ("status", "submit", "stop"):
+        assert world.ask(COMMANDS + name, headers=[CONTROLS])[0] == 404
 
 
 def test_submit(world: World) -> None:
@@ -217,9 +272,22 @@ def test_errors_of_ours(world: World) -> None:
     def fails(*_: Any) -> Any:
         raise RunError("the disk is full")
 
-    broken = Inner(world._app, SECRET, fails)
-    world.inner = broken
+    world.inner = Inner(world._app, SECRET, CONTROL_SECRET, fails)
     assert world.command("status") == (503, {"error": "the disk is full"})
+
+
+def test_a_full_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An order that cannot be written is said in words; once there is room its name is free."""
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        status, said = world.command("submit", {"run": "r1", "collaboration": "x"})
+    assert (status, list(said)) == (503, ["error"])
+    assert "No space left" in said["error"]
+    assert world.command("submit", {"run": "r1", "collaboration": "x"})[0] == 200
 
 
 def test_only_http(world: World) -> None:

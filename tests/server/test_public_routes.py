@@ -31,7 +31,7 @@ from protocol.roster import node_key_text
 from server.door import INFO
 from server.flwr_adapter.link import FLEET_PATHS, SuperLink
 from server.flwr_adapter.runtime import ACQUIRE, _client
-from server.inner import COMMANDS, SECRET_HEADER
+from server.inner import COMMANDS, CONTROL, SECRET_HEADER
 from server.kit import load_kit
 from tests.server.link_cases import (
     TLS,
@@ -180,22 +180,38 @@ def test_no_plain_text(link: Link) -> None:
 
 
 def test_the_inner_door(link: Link, routes: list[Route]) -> None:
-    """On loopback, Control wants the secret, the Runtime a token or a signature, and Fleet is not there."""
-    secret = {SECRET_HEADER: link.secret}
-    for headers in ({}, {SECRET_HEADER: "0" * 64}, {SECRET_HEADER: ""}, {SECRET_HEADER: link.secret[:-1]}):
+    """On loopback, each secret opens its own part, the Runtime wants a token, and Fleet is not there."""
+    secrets = {COMMANDS: {SECRET_HEADER: link.secret}, "/v1/control/": {SECRET_HEADER: link.control}}
+    wrong = ("0" * 64, "", link.secret[:-1], link.control[:-1])
+    for headers in ({}, *({SECRET_HEADER: value} for value in wrong)):
         for method, path in routes:
             status, _ = ask(link.inner, None, method, path, {**headers, **PROTOBUF})
             if path.startswith("/v1/runtime/"):
                 assert status in (401, 403), (path, status)
             elif path != "/health":
                 assert status == 404, (path, status)
-    asked = {route: ask(link.inner, None, *route, {**secret, **PROTOBUF}) for route in routes}
     closed = (404, b'{"error": "not here"}'), (404, b"")
-    reached = {path for (_, path), answered in asked.items() if answered not in closed}
-    inside = {path for _, path in routes if path.startswith(("/v1/control/", "/v1/runtime/"))}
-    assert reached == inside | {"/health"} | {path for _, path in OURS}
-    twice = ask(link.inner, None, "GET", f"{COMMANDS}status", {**secret, SECRET_HEADER.upper(): link.secret})
-    assert twice == closed[0]
+    inside = {path for _, path in routes if path.startswith("/v1/runtime/")} | {"/health"}
+    ours = {COMMANDS: {path for _, path in OURS}, "/v1/control/": set(CONTROL)}
+    assert set(CONTROL) < {path for _, path in routes}
+    for part, secret in secrets.items():
+        asked = {route: ask(link.inner, None, *route, {**secret, **PROTOBUF}) for route in routes}
+        reached = {path for (_, path), answered in asked.items() if answered not in closed}
+        assert reached == inside | ours[part]
+    twice = {**secrets[COMMANDS], SECRET_HEADER.upper(): link.secret}
+    assert ask(link.inner, None, "GET", f"{COMMANDS}status", twice) == closed[0]
+
+
+def test_a_body_in_chunks_is_not_read_inside(link: Link) -> None:
+    """Whoever is on this machine cannot have Flower read a body without an end, whatever length is said."""
+    for head in (
+        b"transfer-encoding: chunked\r\n",
+        b"content-length: 3\r\ntransfer-encoding: chunked\r\n",
+        b"content-length: 99999999\r\n",
+    ):
+        with Line(link.inner) as line:
+            line.socket.sendall(b"POST /v1/runtime/push-object HTTP/1.1\r\nhost: x\r\n" + head + b"\r\n")
+            assert line.socket.recv(65_536).split(b" ", 2)[1] == b"413"
 
 
 def test_tasks_are_signed_for(link: Link) -> None:
