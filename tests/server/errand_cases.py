@@ -8,6 +8,7 @@ from typing import Any
 
 from flwr.app import Error, Message, RecordDict
 
+from protocol.bounds import Frozen
 from protocol.messages import Evaluation, LocalModel, Refusal
 from protocol.records import pack, parts_of, take_seal, unpack, with_seal
 from protocol.seal import Header
@@ -38,7 +39,19 @@ class Sent:
         """The digest that an answer must name."""
         if self.type == POLL:
             return bytes.fromhex(unpack(self.record, Poll)[0].asked)
+        if self.type == CANCEL:
+            return bytes.fromhex(unpack(self.record, Cancel)[0].asked)
         return self.header.body_digest
+
+
+class Work(Frozen):
+    """As much of an assignment as the errands look at."""
+
+    run: str
+    round: int
+    subtask: str
+    site: str
+    attempt: int
 
 
 @dataclass
@@ -52,6 +65,7 @@ class World:
     def __post_init__(self) -> None:
         self.online_now: dict[str, tuple[int, str]] = {name: (n, "t1") for name, n in NODES.items()}
         self.takes = True
+        self.takes_not: set[str] = set()
         self.named = set(NODES)
         self.sent: list[Sent] = []
         self.inbox: dict[str, list[Message]] = {}
@@ -79,9 +93,9 @@ class World:
         """Take a message as Flower would."""
         if not self.takes:
             return None
-        site = next(
-            name for name, (node, _) in self.online_now.items() if node == message.metadata.dst_node_id
-        )
+        site = next(name for name, node in NODES.items() if node == message.metadata.dst_node_id)
+        if site in self.takes_not:
+            return None
         record, seal = take_seal(message.content)
         header = self._verifiers[site].open(parts_of(record), seal, sender="server", run=RUN)
         number = f"flower-{len(self.sent)}"
@@ -96,6 +110,12 @@ class World:
         """Have a question for a site; return its id."""
         record = pack(LocalModel(site=site, subtask=about, model=None))
         (number,) = self.grid.push_messages([Message(record, NODES[site], KIND)])
+        return number
+
+    def train(self, site: str = "north", round: int = 1, about: str = "a", kind: str = KIND) -> str:  # noqa: A002
+        """Have work of a round for a site; return its id."""
+        record = pack(Work(run=RUN, round=round, subtask=about, site=site, attempt=1))
+        (number,) = self.grid.push_messages([Message(record, NODES[site], kind)])
         return number
 
     def wait(self, seconds: float, number: str = "") -> list[Message]:

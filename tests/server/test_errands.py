@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -9,10 +10,10 @@ from flwr.app import Message
 
 from protocol.messages import LocalModel
 from protocol.records import HEAD, pack, unpack
-from protocol.work import CANCEL, POLL, START
-from server.errands import ErrandGrid, StoppedError
+from protocol.work import POLL, START
+from server.errands import ErrandGrid
 from server.flwr_adapter import task_identity
-from tests.server.errand_cases import KIND, NODES, RUN, World, cancelled, result
+from tests.server.errand_cases import KIND, NODES, RUN, World, result
 from tests.server.grid_cases import evaluation
 
 
@@ -217,22 +218,6 @@ def test_one_message_at_a_time(world: World) -> None:
     assert result(world.wait(1, second)).site == "north"
 
 
-def test_stop(world: World) -> None:
-    """When the run is to stop, who is at work is told so, and the next call raises."""
-    world.ask("north")
-    world.ask("north", about="b")
-    world.ask("south")
-    world.answer(world.sent[1])
-    world.wait(1)
-    world.is_stopped = True
-    for call in (world.grid.get_node_ids, lambda: world.wait(1), lambda: world.ask("south")):
-        with pytest.raises(StoppedError) as raised:
-            list(call())
-        assert raised.value.code == "stopped"
-    assert world.types == [START, START, CANCEL]
-    assert (world.last.site, cancelled(world.last)) == ("north", world.sent[0].asked.hex())
-
-
 def test_a_link_that_takes_nothing(world: World) -> None:
     """What could not be sent is sent when the link takes it again."""
     world.takes = False
@@ -243,6 +228,47 @@ def test_a_link_that_takes_nothing(world: World) -> None:
     world.takes = True
     world.wait(1, number)
     assert world.types == [START]
+
+
+def test_a_link_that_takes_nothing_for_one(world: World) -> None:
+    """What cannot be sent to one site is sent again and again, and holds up no other."""
+    world.takes_not.add("north")
+    number, other = world.ask("north"), world.ask("south")
+    assert [sent.site for sent in world.sent] == ["south"]
+    world.answer(world.last)
+    assert result(world.wait(1, other)).site == "south"
+    world.takes_not.clear()
+    world.wait(1, number)
+    world.answer(world.last)
+    assert result(world.wait(1, number)).site == "north"
+
+
+def test_a_site_that_answers_at_once_is_not_asked_in_a_hot_loop(world: World) -> None:
+    """Between two polls of one site lies a second, however fast it answers."""
+    number = world.ask()
+    for _ in range(100):
+        if world.last.id not in world.inbox:
+            world.receipt(world.last)
+        world.wait(0.05, number)
+    assert 4 <= len(world.sent) <= 7
+
+
+def test_looks_become_rarer(world: World) -> None:
+    """Between two looks lies a tenth of the time for which nothing has come, half a second at most."""
+    number, looks = world.ask(), list[float]()
+    real = world.pull
+
+    def pull(message_id: str) -> list[Message]:
+        looks.append(world.at)
+        return real(message_id)
+
+    world.pull = pull  # type: ignore[method-assign]
+    for _ in range(1500):
+        world.wait(0.01, number)
+    pauses = [later - sooner for sooner, later in itertools.pairwise(looks)]
+    assert pauses[0] < 0.05
+    assert 0.45 < max(pauses) < 0.55
+    assert len(looks) < 80
 
 
 def test_a_node_of_nobody(world: World) -> None:

@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 from flwr.app import Message, RecordDict
 
-from protocol.messages import Refusal
-from protocol.records import pack
+from collab.settings import parse
+from protocol.messages import Capability, Refusal
+from protocol.records import HEAD, pack, unpack
 from protocol.work import REFUSAL, START
+from server.discovery import discover
+from server.errands import ErrandGrid
 from server.flwr_adapter import task_identity
-from tests.server.errand_cases import KIND, World, refusal, result
+from tests.server.errand_cases import KIND, NODES, World, refusal, result
 from tests.server.grid_cases import evaluation
+from tests.small import tables
 
 
 @pytest.fixture
@@ -137,3 +141,66 @@ def test_a_refusal_of_the_site_is_its_answer(world: World) -> None:
         number = world.ask()
         world.answer(world.last, pack(Refusal(code="egress", detail=detail)), kind=REFUSAL)
         assert refusal(world.wait(1, number)) == Refusal(code="egress", detail=detail)
+
+
+def capability(site: str) -> RecordDict:
+    """What a site says that it can do."""
+    speeds = {"memory_mib": 100.0, "examples_per_s": 10.0, "bandwidth_mbit": 1.0}
+    return pack(Capability(site=site, subtasks={"iris": 20}, **speeds))
+
+
+def test_no_site_speaks_for_another(world: World) -> None:
+    """What north signed in south's name is refused as north's; south's own word is taken."""
+    number, other = world.ask("north"), world.ask("south")
+    north, south = world.sent
+    world.answer(north, capability("south"))
+    world.answer(south, capability("south"))
+    said = refusal(world.wait(1, number))
+    assert said.code == "seal"
+    assert "another site" in said.detail
+    assert world.grid.work["north"].state == "refused"
+    (reply,) = world.wait(1, other)
+    assert unpack(reply.content, Capability)[0].site == "south"
+    assert world.grid.work["south"].state == "idle"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"site": "south"}',
+        b'{"site": ["north"]}',
+        b'{"site": null}',
+        b'{"site": ""}',
+        b'{"site": "north", "site": "south"}',
+        b'{"s\\u0069te": "south"}',
+    ],
+)
+def test_however_it_is_spelled(world: World, body: bytes) -> None:
+    """Whatever stands where the site's name belongs, it is the signer's or it is refused."""
+    number = world.ask()
+    record = pack(Refusal(code="x", detail=""))
+    record.config_records[HEAD]["body"] = body
+    world.answer(world.last, record)
+    assert refusal(world.wait(1, number)).code == "seal"
+
+
+def test_the_real_site_joins(world: World) -> None:
+    """In the first message to all, a site that takes another's name does not keep that one out."""
+    grid, names = ErrandGrid(world, world.envelopes), {"north": "south", "south": "south"}
+    real = world.push
+
+    def push(message: Message) -> str | None:
+        number = real(message)
+        world.answer(world.last, capability(names[world.last.site]), kind="query.capability")
+        return number
+
+    world.push = push  # type: ignore[method-assign]
+    made = tables(coordination={"join_s": 5, "sites": 1})
+    del made["sites"]
+    notes = list[str]()
+    nodes, capabilities = discover(grid, parse(made, "test"), notes)
+    assert nodes == {"south": NODES["south"]}
+    assert capabilities["south"].subtasks == {"iris": 20}
+    assert [sent.site for sent in world.sent] == ["north", "south"]
+    assert len(notes) == 1
+    assert "another site" in notes[0]

@@ -16,7 +16,7 @@ from server.listeners import PER_SITE, STRANGERS, Seats
 from tests.server.link_cases import Line
 from tests.server.listener_cases import Public, ask, at_once, closed_after, is_served, listening, make_public
 
-SHORT_S = 0.4
+SHORT_S = 0.6
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_half_a_request_is_not_kept(public: Public, is_first: bool) -> None:
             time.sleep(2 * SHORT_S)
         began = time.monotonic()
         line.socket.sendall(b"GET " + INFO.encode() + b" HTTP/1.1\r\n")
-        while time.monotonic() < began + 4 * SHORT_S:
+        while time.monotonic() < began + 20 * SHORT_S:
             line.socket.settimeout(SHORT_S / 8)
             try:
                 line.socket.sendall(b"x: y\r\n")
@@ -72,7 +72,7 @@ def test_half_a_request_is_not_kept(public: Public, is_first: bool) -> None:
                 continue
             except (ConnectionError, ssl.SSLError):
                 break
-        assert SHORT_S / 2 < time.monotonic() - began < 3 * SHORT_S
+        assert SHORT_S / 2 < time.monotonic() - began < 10 * SHORT_S
 
 
 @pytest.mark.usefixtures("_soon")
