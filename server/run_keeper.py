@@ -190,6 +190,8 @@ class RunKeeper:
 
     def _close_books(self, how: str) -> None:
         """Write down that the run has ended before Flower is told: else it would be done again."""
+        if self.has_ended:
+            return
         if not self._is_written and time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + _AGAIN_S
             self._put()

@@ -52,6 +52,79 @@ def test_texts_have_bounds(book: OrderBook) -> None:
     book.submit("r1", "", 1.0)
 
 
+def test_names_of_what_is_kept(book: OrderBook) -> None:
+    """A run cannot take the name under which another's folder is put aside."""
+    for run in ("r1.interrupted-1", "r1.interrupted-", "r1.interrupted-1.interrupted-2"):
+        with pytest.raises(ConfigError, match="kept of other runs"):
+            book.submit(run, "", 1.0)
+    assert book.submit("r1.interrupted", "", 1.0).run == "r1.interrupted"
+
+
+def test_baselines_are_kept(book: OrderBook) -> None:
+    """Whether each site trains alone as well is the order's; orders of earlier servers say yes."""
+    assert not book.submit("r1", "", 1.0, baselines=False).baselines
+    found = book.get("r1")
+    assert found is not None
+    assert not found.baselines
+    assert book.submit("r2", "", 1.0).baselines
+    assert Order.model_validate({"run": "r3", "submitted_at": 1.0, "since": 1.0}).baselines
+
+
+def test_a_submission_that_was_cut_off(
+    book: OrderBook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it ends, there is a whole order or none; a text without its order is written over."""
+    real, left = os.fsync, 0
+
+    def full(fd: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(28, "No space left on device")
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", full)
+    for writes in (0, 1):
+        left = writes
+        with pytest.raises(OSError, match="No space"):
+            book.submit("r1", "old", 1.0)
+        assert (book.get("r1"), book.next_live()) == (None, None)
+    assert book.text_path("r1").read_text() == "old"
+    left = 2
+    book.submit("r1", "new", 2.0)
+    assert book.text_path("r1").read_text() == "new"
+    assert [order.submitted_at for order in book.all()] == [2.0]
+
+
+def test_what_is_next(book: OrderBook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first that has not ended; what has ended is read once, for a server keeps all its orders."""
+    assert book.next_live() is None
+    for number in range(20):
+        order = book.submit(f"old-{number}", "", 1.0)
+        book.put(order.model_copy(update={"state": ("finished", "failed", "stopped")[number % 3]}))
+    for run, at in (("b", 3.0), ("c", 2.0), ("a", 3.0)):
+        book.submit(run, "", at)
+    reads = list[str]()
+    real = OrderBook.get
+
+    def get(self: OrderBook, run: str) -> Order | None:
+        reads.append(run)
+        return real(self, run)
+
+    monkeypatch.setattr(OrderBook, "get", get)
+    for run in ("c", "a", "b"):
+        for state in ("queued", "running", "stopping"):
+            found = book.next_live()
+            assert found is not None
+            assert found.run == run
+            book.put(found.model_copy(update={"state": state}))
+        book.put(found.model_copy(update={"state": "finished"}))
+    assert book.next_live() is None
+    assert sum(run.startswith("old") for run in reads) == 20
+    book.submit("d", "", 9.0)
+    assert book.next_live() == book.get("d")
+
+
 def test_the_order_of_submission(book: OrderBook) -> None:
     """Orders come by the time of their submission, those of one moment by name."""
     for run, at in (("b", 2.0), ("c", 1.0), ("a", 2.0)):
