@@ -9,34 +9,27 @@ that Flower dropped, is asked for again: a site gives the same answer to the sam
 from __future__ import annotations
 
 import itertools
-import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from protocol.errors import ConsiliumError, EquivocationError, SealError
 from protocol.messages import Refusal
-from protocol.records import pack, unpack, wire_bytes
-from protocol.work import CANCEL, HOLD_S, POLL, RECEIPT, REFUSAL, START, Cancel, Poll, Receipt
+from protocol.records import pack, wire_bytes
+from protocol.work import CANCEL, HOLD_S, POLL, START, Cancel, Poll
 from server.envelopes import Envelopes, task_of
 from server.errand import Errand, Link, SiteWork, StoppedError
 from server.flwr_adapter import Run
-
-logger = logging.getLogger(__name__)
+from server.intake import AGAIN_S, Intake, failed
 
 # Between two looks for answers: a tenth of the time for which nothing has come, within these bounds.
 _FAST_S, _SLOW_S, _SHARE = 0.03, 0.5, 0.1
 _NODES_S = 1.0
 _ABSENT_S = 90.0  # for so long a site that is restarted or cut off still belongs to the run
-_AGAIN_S = 0.5
-_POLL_S = 1.0
 _SLACK_S = 25.0  # beyond what a site may hold a message, before it is asked again
 _SLOWEST_BYTES_S = 50_000.0  # a line slower than this has its messages sent again in vain
-_MOST_LOST = 20  # answers in a row that got lost, before the site counts as failed
-_RENEWED = {"old_epoch", "new_epoch", "expired", "early", "replay"}  # another seal may pass
 
 
 class ErrandGrid(Grid):
@@ -64,6 +57,7 @@ class ErrandGrid(Grid):
         self._link, self._envelopes = link, envelopes
         self._clock, self._told, self._is_stopped = clock, told, is_stopped
         self._monotonic = monotonic
+        self._intake = Intake(envelopes, clock, self._show)
         self._numbers = itertools.count(1)
         self._queues: defaultdict[str, deque[Errand]] = defaultdict(deque)
         self._done: dict[str, Message] = {}
@@ -113,7 +107,7 @@ class ErrandGrid(Grid):
             ids.append(number)
             site = self._names.get(message.metadata.dst_node_id)
             if site is None:
-                self._done[number] = _failed(message, "this node is none of the roster's")
+                self._done[number] = failed(message, "this node is none of the roster's")
                 continue
             kind = message.metadata.message_type
             errand = Errand(number, message, site, kind, task_of(message.content, kind))
@@ -202,8 +196,11 @@ class ErrandGrid(Grid):
             for reply in self._link.pull(message_id):
                 errand.sent.pop(message_id, None)
                 happened = True
-                if self._take(errand, reply, now):
+                answer = self._intake.take(errand, reply, now)
+                if answer is not None:
                     queue.popleft()
+                    if isinstance(answer, Message):
+                        self._done[errand.number] = answer
                     if self.work[site].state != "refused":  # what was refused stays to be seen
                         self._show(site, SiteWork("idle", self._clock()))
                     return True
@@ -228,7 +225,7 @@ class ErrandGrid(Grid):
         errand.again_at, errand.stamp = None, stamp
         message_id = self._send(errand.site, record, kind, flower, errand.task, errand)
         if message_id is None:
-            errand.again_at = now + _AGAIN_S
+            errand.again_at = now + AGAIN_S
             return False
         errand.sent[message_id] = errand.sent_at = now
         errand.give_up_at = now + HOLD_S + _SLACK_S + wire_bytes(record) / _SLOWEST_BYTES_S
@@ -255,67 +252,6 @@ class ErrandGrid(Grid):
         group = errand.message.metadata.group_id if errand is not None else "0"
         return self._link.push(Message(sealed, node, flower, group_id=group))
 
-    def _take(self, errand: Errand, reply: Message, now: float) -> bool:
-        """Take one answer; return whether that was the end of the errand."""
-        if reply.has_error():
-            return self._lose(errand, now)
-        try:
-            record, header = self._envelopes.open(reply.content, errand.site, errand.task, errand.asked)
-            if header.kind == RECEIPT:
-                receipt, _ = unpack(record, Receipt)
-                return self._note(errand, receipt, now)
-            if header.kind not in (errand.kind, REFUSAL):
-                raise SealError(f"an answer of kind {header.kind} to {errand.kind}", "kind")
-            if header.kind == errand.kind:
-                self._envelopes.once(header)
-        except ConsiliumError as error:
-            return self._refuse(errand, error, now)
-        self._done[errand.number] = Message(record, reply_to=errand.message)
-        return True
-
-    def _note(self, errand: Errand, receipt: Receipt, now: float) -> bool:
-        errand.lost = errand.wrong = 0
-        if errand.withdrawn:
-            if receipt.state not in ("waiting", "working"):
-                return True
-            errand.again_at = max(now, errand.sent_at + _POLL_S)
-            return False
-        errand.receipted = receipt.state in ("waiting", "working")
-        # A site holds a poll for as long as it may; one that answers at once would be asked in a hot loop.
-        at_least = errand.sent_at + _POLL_S
-        errand.again_at = max(now, at_least) if errand.receipted else now + _AGAIN_S
-        if errand.receipted:
-            begun_s = self._clock() - (now - errand.begun)
-            seen = SiteWork("working", begun_s, errand.kind, errand.task, receipt.share, receipt.eta_s)
-            self._show(errand.site, seen)
-        return False
-
-    def _lose(self, errand: Errand, now: float) -> bool:
-        """Take an error of Flower's: the question or its answer was lost, so it is asked again."""
-        if errand.withdrawn:
-            return errand.again_at is None  # the site was told, as well as that can be
-        errand.lost += 1
-        if errand.lost < _MOST_LOST:
-            errand.again_at = now + min(_AGAIN_S * errand.lost, 5.0) if not errand.sent else errand.again_at
-            return False
-        self._done[errand.number] = _failed(errand.message, "its answers were lost on the way")
-        return True
-
-    def _refuse(self, errand: Errand, error: ConsiliumError, now: float) -> bool:
-        """Take an answer that must not be used; where another seal may pass, ask a few times more."""
-        errand.wrong += 1
-        if isinstance(error, SealError) and error.reason in _RENEWED and errand.wrong < _MOST_LOST:
-            errand.again_at = now + _AGAIN_S if not errand.sent else errand.again_at
-            return False
-        word = "equivocation" if isinstance(error, EquivocationError) else error.code
-        logger.warning("%s: %s refused: %s", errand.site, errand.kind, error)
-        self._show(
-            errand.site, SiteWork("refused", self._clock(), errand.kind, errand.task, detail=str(error))
-        )
-        refusal = Refusal(code=word, detail=str(error)[:500])
-        self._done[errand.number] = Message(pack(refusal), reply_to=errand.message)
-        return True
-
     def _see_nodes(self) -> None:
         now = self._monotonic()
         if now < self._nodes_at:
@@ -341,7 +277,3 @@ class ErrandGrid(Grid):
     def _show(self, site: str, work: SiteWork) -> None:
         self.work[site] = work
         self._told(site, work)
-
-
-def _failed(message: Message, why: str) -> Message:
-    return Message(Error(code=0, reason=why), reply_to=message)
