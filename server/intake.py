@@ -1,4 +1,4 @@
-"""What comes in answer to an errand: a result, a receipt, a refusal, an error of Flower's, or something else."""
+"""What comes in answer to an errand: a result, a receipt, a refusal or an error of Flower's."""
 
 from __future__ import annotations
 

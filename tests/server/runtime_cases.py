@@ -40,13 +40,15 @@ class FakeRuntime:
         self.late: dict[str, int] = {}
         self.asked: list[str] = []
         self.fails: dict[str, BaseException] = {}  # by the name of Flower's call
-        self.stuck: dict[str, BaseException] = {}  # by the object that is asked for
+        self.stuck: dict[str, BaseException] = {}  # by the object or message that is asked for
         self._lock = threading.Lock()
 
     def PullMessages(self, request: Any) -> Any:  # noqa: N802
         """Flower's call."""
         self._may_fail("PullMessages")
         (asked,) = request.message_ids
+        if asked in self.stuck:
+            raise self.stuck[asked]
         found = self.replies.pop(asked, [])
         metadata = message_pb2.Metadata(reply_to_message_id=asked)
         return runtime_pb2.PullAppMessagesResponse(

@@ -119,6 +119,16 @@ def test_a_link_that_is_away(fake: FakeRuntime, grid: GuardedGrid, failure: Exce
     assert root in fake.asked
 
 
+def test_a_call_that_fails_for_one(fake: FakeRuntime, grid: GuardedGrid) -> None:
+    """A failure while one reply is asked for keeps back that one, until it passes, and no other."""
+    for asked in ("first", "slow", "last"):
+        fake.put(asked, record(len(asked)))
+    fake.stuck["slow"] = httpx.ReadTimeout("slow")
+    assert [number(message) for message in grid.pull_messages(["first", "slow", "last"])] == [5, 4]
+    fake.stuck.clear()
+    assert [number(message) for message in grid.pull_messages(["first", "slow", "last"])] == [4]
+
+
 def test_who_was_online_is_not_known(fake: FakeRuntime, grid: GuardedGrid) -> None:
     """A grid that has not heard yet who is online says: nobody."""
     fake.fails["GetNodes"] = httpx.ConnectError("gone")

@@ -164,13 +164,14 @@ def test_a_lost_token(world: World) -> None:
     """When Flower has given the task away, its process and Flower run are ended and new ones begun."""
     child = world.work()
     world.known = None  # no answer: the link may be away for a moment
-    for _ in range(20):
+    for _ in range(4):
         world.turn(5)
     assert (child.ended, world.named()) == (0, [("start", 101)])
     world.known = False
     world.turn(10)
-    world.known = True
+    world.known, lost_at = True, world.at
     second = world.work()
+    assert world.at - lost_at < 4
     assert child.ended == 1
     assert (second.given["lease"], second.given["task"][2]) == (2, 102)
     assert world.named() == [("start", 101), ("stop", 101), ("start", 102)]
