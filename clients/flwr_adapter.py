@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from socket import socket
 from types import ModuleType
@@ -60,7 +60,7 @@ class Identity:
     authority: Path
     certificate: Path
     key: Path
-    node_key: EllipticCurvePrivateKey
+    node_key: EllipticCurvePrivateKey = field(repr=False)
 
 
 def run_supernode(
@@ -289,6 +289,6 @@ def identity() -> Iterator[None]:
         TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id = before  # noqa: SLF001
 
 
-def leave_quietly() -> None:
+def leave_quietly(code: int = 0) -> None:
     """End this process at once: Flower's exit handlers would wait for threads that never end."""
-    os._exit(0)
+    os._exit(code)

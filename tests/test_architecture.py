@@ -69,10 +69,10 @@ ONLY_IN = {
     "httpx": {
         "server/flwr_adapter/runtime.py",
         "server/flwr_adapter/simulation.py",
-        "clients/agent.py",
         "clients/flwr_adapter.py",
         "clients/inquiry.py",
         "clients/up.py",
+        "clients/upkeep.py",
     },
     "fastapi": {"server/flwr_adapter/link.py"},
     "google": {"server/flwr_adapter/link.py"},
