@@ -34,7 +34,7 @@ _ABSENT_S = 90.0  # for so long a site that is restarted or cut off still belong
 _AGAIN_S = 0.5
 _POLL_S = 1.0
 _SLACK_S = 25.0  # beyond what a site may hold a message, before it is asked again
-_SLOWEST_BYTES_S = 50_000.0  # a line slower than this has its messages sent again in vain
+_SLOWEST_BYTES_S = 250_000.0  # a line slower than this has its messages sent again in vain
 _MOST_LOST = 20  # answers in a row that got lost, before the site counts as failed
 _RENEWED = {"old_epoch", "new_epoch", "expired", "early", "replay"}  # another seal may pass
 
