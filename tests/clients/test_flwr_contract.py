@@ -191,7 +191,7 @@ def test_the_pulls_take_their_pauses_from_their_defaults() -> None:
 
 
 def test_a_message_whose_pieces_never_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its sender died between naming it and sending it: Flower would wait for two hours, we for some seconds."""
+    """Its sender died between naming and sending it: Flower would wait for two hours, we for seconds."""
     source = inspect.getsource(start_client_internal._pull_and_store_message)
     assert "pull_objects(" in source
     assert "pull_object_fn=" in source
