@@ -14,21 +14,21 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import httpx
 from flwr.app import RecordDict
 
 from clients import gate
-from clients.bench import Bench, Work
+from clients.bench import Bench
+from clients.bench_work import Work
 from clients.flwr_adapter import Job, TaskDesk, leave_quietly
-from clients.inquiry import fetch_roster
 from clients.kit import SiteKit, load_kit, open_roster_book
 from clients.ledger import Ledger, Result
+from clients.questions import check_about
+from clients.serving import serve
+from clients.upkeep import Upkeep
 from protocol.bundle import bundle_digest, make_bundle, package_version
 from protocol.children import inherit
-from protocol.errors import ConsiliumError, MessageError, RosterError, SealError, VersionError
-from protocol.files import replace
+from protocol.errors import ConsiliumError, MessageError, SealError, VersionError
 from protocol.header import digest
 from protocol.keys import load_signing_key
 from protocol.messages import Refusal
@@ -40,9 +40,6 @@ from protocol.work import CANCEL, HOLD_S, POLL, RECEIPT, REFUSAL, START, Cancel,
 
 logger = logging.getLogger("consilium.agent")
 
-_FAST_S, _SLOW_S = 0.02, 0.2
-_ROSTER_S = 300.0
-_TELL_S = 1.0
 _MOST_NAMES = 1000
 
 
@@ -60,9 +57,10 @@ class Agent:
     ledger: Ledger
     hold_s: float = HOLD_S
     clock: Callable[[], float] = time.time
-    _roster_at: float = field(default_factory=time.monotonic)
-    _counted: dict[str, Any] = field(default_factory=dict)
-    _names: OrderedDict[tuple[str, bytes], bytes] = field(default_factory=OrderedDict)
+    _names: OrderedDict[tuple[str, bytes], bytes] = field(default_factory=OrderedDict, repr=False)
+    # The run and the server's process that the site works for, and when their newest message was sealed.
+    _for: tuple[str, int] = ("", 0)
+    _for_ms: int = 0
 
     def __post_init__(self) -> None:
         self.book = open_roster_book(self.kit)
@@ -72,6 +70,7 @@ class Agent:
         self.verifier = Verifier(roster.federation, name, self.book.key_of, self.book.epoch, self.clock)
         self.bundle = bundle_digest(make_bundle())
         self.bench = Bench(self.kit.site_toml, self.kit.logs, self.ledger.memory, self._keep)
+        self.upkeep = Upkeep(self.kit, self.book, lambda: self.bench.counters)
         self._audit = (self.kit.state / "audit.jsonl").open("a", encoding="utf-8")
 
     def answer(self, job: Job) -> RecordDict | None:
@@ -80,7 +79,7 @@ class Agent:
         try:
             header, record = self._open(job)
             self._check_app(job)
-            self.ledger.fence(header.run, header.lease)
+            self._turn_to(header)
             return self._do(job.message.metadata.message_type, header, record)
         except ConsiliumError as error:
             logger.warning("refused: %s", error)
@@ -98,16 +97,14 @@ class Agent:
         self.ledger.close()
         self._audit.close()
 
-    def write_counters(self) -> None:
-        """Say what the worker has loaded since it was started: a number that rises each round is a fault."""
-        if self.bench.counters != self._counted:
-            self._counted = dict(self.bench.counters)
-            replace(self.kit.state / "counters.json", json.dumps(self._counted).encode())
+    @property
+    def broken(self) -> bool:
+        """Whether it can do no work any more, and another is to take its place."""
+        return self.bench.broken
 
-    def keep_current(self) -> None:
-        """Fetch the roster now and then."""
-        if time.monotonic() > self._roster_at + _ROSTER_S:
-            self._renew_roster()
+    def tend(self) -> None:
+        """Do what is due now and then."""
+        self.upkeep.tend()
 
     def _open(self, job: Job) -> tuple[Header, RecordDict]:
         """Return the header and content of a message that the server signed for this site.
@@ -122,17 +119,8 @@ class Agent:
         except SealError as error:
             if error.reason != "new_epoch":
                 raise
-        self._renew_roster()
+        self.upkeep.renew_roster()
         return self.verifier.open(parts, seal, sender=SERVER), record
-
-    def _renew_roster(self) -> None:
-        self._roster_at = time.monotonic()
-        try:
-            if fetch_roster(self.kit, self.book):
-                logger.warning("the roster of epoch %s is in force", self.book.epoch())
-        except (ConsiliumError, httpx.HTTPError, OSError) as error:
-            why = str(error) if isinstance(error, RosterError) else type(error).__name__
-            logger.warning("no new roster: %s", why)
 
     def _check_app(self, job: Job) -> None:
         if job.bundle_digest != self.bundle or bundle_digest(job.bundle) != self.bundle:
@@ -140,6 +128,23 @@ class Agent:
                 f"the server runs another release of Consilium than this site ({package_version()}): "
                 "install the same one on both"
             )
+
+    def _turn_to(self, header: Header) -> None:
+        """Let go of what was asked for in another run, or by a server's process that has been replaced.
+
+        The server works on one run at a time: what it has left would keep what it asks for now waiting. A
+        late message of the run before stops nothing.
+
+        Raises:
+            RunError: the message is of a process that has been replaced.
+        """
+        who = (header.run, header.lease)
+        if self.ledger.fence(*who):
+            self.bench.forget()
+        later = who == self._for or header.issued_at_ms >= self._for_ms
+        if later or (header.run == self._for[0] and header.lease > self._for[1]):
+            self._for, self._for_ms = who, max(self._for_ms, header.issued_at_ms)
+            self.bench.keep_only(*who)
 
     def _do(self, how: str, header: Header, record: RecordDict) -> RecordDict:
         if how == START:
@@ -159,15 +164,16 @@ class Agent:
         asked, kind = header.body_digest, header.kind
         if kind not in gate.ANSWERS:
             raise MessageError(f"a question of kind {kind!r}, which sites do not know")
+        check_about(header, record, self.kit.config.name)
         if kind.startswith("train."):
             self.ledger.note_ask(header.run, kind, header.task, header.lease, asked)
         name = self._name(header.run, kind, asked)
         # In this order: work that ends in between has its result in the ledger, and is not done twice.
         work = self.bench.get(name)
-        if work is None and (known := self.ledger.result(header.run, name)) is not None:
+        if work is None and (known := self._recall(header, name)) is not None:
             return self._result(header, asked, known)
         if work is None:
-            work = self.bench.put(Work(header.run, kind, header.task, name, parts_of(record)))
+            work = self.bench.put(Work(header.run, kind, header.task, name, parts_of(record), header.lease))
         return self._wait(header, work, asked, self.hold_s)
 
     def _name(self, run: str, kind: str, asked: bytes) -> bytes:
@@ -185,9 +191,16 @@ class Agent:
         work = self.bench.get(name)
         if work is not None:
             return self._wait(header, work, asked, hold_s)
-        if (known := self.ledger.result(header.run, name)) is not None:
+        if (known := self._recall(header, name)) is not None:
             return self._result(header, asked, known)
         return self._sealed(pack(Receipt(asked=asked.hex(), state="unknown")), header, RECEIPT, asked)
+
+    def _recall(self, header: Header, name: bytes) -> Result | None:
+        """Return a result from the ledger; the worker hears of the memory that came back with it."""
+        known, has_changed = self.ledger.recall(header.run, name, header.lease)
+        if has_changed:
+            self.bench.forget()
+        return known
 
     def _wait(self, header: Header, work: Work, asked: bytes, hold_s: float) -> RecordDict:
         """Return the result if it is there within ``hold_s``, else a receipt."""
@@ -226,7 +239,7 @@ class Agent:
             work.refusal = record
             return
         result = Result(work.kind, work.task, work.answer)
-        self.ledger.commit(work.run, work.kind, work.asked, result, work.changed)
+        self.ledger.commit(work.run, work.kind, work.asked, result, work.changed, work.lease)
 
     def _sealed(
         self, record: RecordDict, header: Header, kind: str, asked: bytes | None = None
@@ -248,38 +261,6 @@ class Agent:
         return with_seal(record, seal)
 
 
-def serve(agent: Agent, desk: TaskDesk, stop: Callable[[], bool]) -> None:
-    """Answer what the SuperNode hands on, until ``stop``."""
-    pause_s, told_at = _FAST_S, 0.0
-    while not stop():
-        if time.monotonic() > told_at + _TELL_S:
-            told_at = time.monotonic()
-            agent.write_counters()
-            agent.keep_current()
-        try:
-            job = desk.take()
-            if job is None:
-                time.sleep(pause_s)
-                pause_s = min(pause_s * 1.3, _SLOW_S)
-                continue
-            pause_s = _FAST_S
-            desk.give(job, _answer(agent, job), "the message is not the server's")
-        except Exception as error:  # noqa: BLE001  whatever came of one message, the next may be answered
-            # The SuperNode was restarted, the run has ended meanwhile, or the message was malformed.
-            logger.warning("a message was lost: %s", type(error).__name__)
-            desk.drop()
-            time.sleep(_SLOW_S)
-
-
-def _answer(agent: Agent, job: Job) -> RecordDict | None:
-    """Return the answer; None, where even a refusal cannot be written down, so that nothing leaves."""
-    try:
-        return agent.answer(job)
-    except Exception:
-        logger.exception("an answer could not be sealed")
-        return None
-
-
 def main() -> None:
     """Answer for the site whose kit ``consilium site up`` names."""
     given, tell = inherit()
@@ -298,11 +279,18 @@ def main() -> None:
         raise SystemExit(2) from None
     desk = TaskDesk(given["runtime"], bytes.fromhex(given["superexec"]))
     tell({"ready": True})
+    code = 1
     try:
         serve(agent, desk, lambda: bool(stopped))
+        code = 0
+    except Exception as error:
+        logger.exception("the agent ends")
+        tell({"failed": str(error) if isinstance(error, ConsiliumError) else type(error).__name__})
     finally:
-        agent.close()
-    leave_quietly()
+        try:
+            agent.close()
+        finally:
+            leave_quietly(code)
 
 
 if __name__ == "__main__":

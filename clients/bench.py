@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import logging
 import queue
-import socket
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from flwr.app import RecordDict
-
-from clients import frames
-from protocol.children import Child
+from clients.bench_work import State, Work
+from clients.worker_line import WorkerLine
 from protocol.errors import ConsiliumError, MessageError
 
 logger = logging.getLogger("consilium.agent")
@@ -25,42 +20,11 @@ logger = logging.getLogger("consilium.agent")
 _MOST_DEATHS = 3  # of workers over one work
 # A poll may come a moment after work ended without a result; asked for in full later, it is done again.
 _REMEMBERED_S, _MOST_REMEMBERED = 30.0, 100
-_READY_S = 300.0  # importing torch from a cold disk
+_TURN_S = 0.1
+HEED_S = 30.0
+SILENT_S = 6 * 3600.0
 _UNWANTED = "the server no longer wants it"
-WORKER = "clients.worker"
-State = Literal["waiting", "working", "done", "failed", "cancelled"]
-
-
-@dataclass
-class Work:
-    """One message's work, by the name ``asked``. ``done`` is set when it has ended in any way."""
-
-    run: str
-    kind: str
-    task: str
-    asked: bytes
-    parts: tuple[bytes, ...]
-    state: State = "waiting"
-    share: float | None = None
-    begun: float = 0.0
-    why: str = ""
-    deaths: int = 0
-    unwanted: bool = False
-    ended: float = 0.0
-    answer: tuple[bytes, ...] = ()
-    refusal: RecordDict | None = None
-    changed: dict[str, bytes | None] = field(default_factory=dict)
-    done: threading.Event = field(default_factory=threading.Event)
-
-    def worked_s(self) -> float:
-        """For how many seconds it has been worked on."""
-        return time.monotonic() - self.begun if self.begun else 0.0
-
-    def eta_s(self) -> float | None:
-        """How many seconds it still takes at the pace until now; None while that cannot be said."""
-        if not self.share or self.state != "working":
-            return None
-        return self.worked_s() * (1 - self.share) / self.share
+_BROKEN = "the site's agent has failed and is started again"
 
 
 class Bench:
@@ -71,6 +35,8 @@ class Bench:
         logs: the folder of its log.
         memory_of: the site's memory of a run, for a worker that has none yet.
         finished: is called with a work that is done, before anybody hears of it; it keeps the result.
+        heed_s: how long a worker may take to stop work that is not wanted, before it is ended.
+        silent_s: how long it may say nothing of its work, before it counts as dead.
     """
 
     def __init__(
@@ -79,18 +45,21 @@ class Bench:
         logs: Path,
         memory_of: Callable[[str], Mapping[str, bytes]],
         finished: Callable[[Work], None],
+        *,
+        heed_s: float = HEED_S,
+        silent_s: float = SILENT_S,
     ) -> None:
-        self._site_toml, self._logs = site_toml, logs
         self._memory_of, self._finished = memory_of, finished
+        self._heed_s, self._silent_s = heed_s, silent_s
         self._works: dict[bytes, Work] = {}
         self._failed: OrderedDict[bytes, Work] = OrderedDict()
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
-        self._child: Child | None = None
-        self._sock: socket.socket | None = None
-        self._knows: set[str] = set()
-        self._closed = False
-        self._state_lock, self._send_lock = threading.RLock(), threading.Lock()
-        self.counters: dict[str, Any] = {}
+        self._line = WorkerLine(site_toml, logs)
+        # Which worker knows the memory of which run, and whether it is still so since.
+        self._known: tuple[int, str, int] | None = None
+        self._generation = 0
+        self._closed = self.broken = False
+        self._state_lock = threading.RLock()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -109,120 +78,166 @@ class Bench:
             if known is not None:
                 return known
             self._works[work.asked] = work
+            if self.broken:
+                self._end(work, "failed", _BROKEN)
+                return work
         self._queue.put(work)
         return work
 
     def cancel(self, asked: bytes) -> bool:
-        """Stop some work, between two of its batches if it has begun; return whether there was any."""
+        """Stop some work, between two of its batches if it has begun; return whether there was any.
+
+        Nobody waits for it here: the worker hears of it from the bench's thread, which ends it if need be.
+        """
         with self._state_lock:
             work = self._works.get(asked)
-            if work is None:
-                return False
-            work.unwanted = True
-            if work.state == "waiting":
-                self._end(work, "cancelled", _UNWANTED)
-                return True
-        # What is being sent is not cut in two; a worker that is only starting is not given the work.
-        with self._send_lock, suppress(OSError):
-            if self._sock is not None:
-                frames.send(self._sock, {"op": "cancel", "asked": asked.hex()})
-        return True
+            if work is not None:
+                self._stop(work)
+            return work is not None
+
+    def keep_only(self, run: str, lease: int) -> None:
+        """Stop and forget what is of another run, or was asked by another process of the server."""
+        with self._state_lock:
+            for works in (self._works, self._failed):
+                for work in [one for one in works.values() if (one.run, one.lease) != (run, lease)]:
+                    work.stale = True
+                    works.pop(work.asked)
+                    self._stop(work)
+
+    def forget(self) -> None:
+        """Have the worker told the memory anew: it has changed by something else than its work."""
+        with self._state_lock:
+            self._generation += 1
+
+    @property
+    def counters(self) -> dict[str, Any]:
+        """What the worker has loaded since it was started."""
+        return self._line.counters
 
     @property
     def worker(self) -> int | None:
         """The worker's process id."""
-        child = self._child
-        return child.pid if child is not None else None
+        return self._line.pid
 
     def close(self) -> None:
         """End the worker."""
         self._closed = True
         self._queue.put(None)
-        child = self._child
-        if child is not None:
-            child.end(2.0)
+        self._line.close()
         self._thread.join(2.0)
 
     def _run(self) -> None:
         try:
-            self._ensure()  # so that torch is there before the first message
+            self._serve()
+        except BaseException:
+            logger.exception("the bench has ended by an error")
+        with self._state_lock:
+            self.broken = not self._closed
+            for work in list(self._works.values()):
+                self._end(work, "failed", _BROKEN)
+        self._line.drop()
+
+    def _serve(self) -> None:
+        try:
+            self._line.open()  # so that torch is there before the first message
         except Exception as error:  # noqa: BLE001  the first work will say it again
             logger.warning("the worker does not start (%s); its log says more", type(error).__name__)
         while (work := self._queue.get()) is not None and not self._closed:
             while not work.done.is_set() and not self._closed:
                 self._try(work)
-        self._drop()
 
     def _try(self, work: Work) -> None:
         """Have the worker do it; if it dies, it is done again, a few times."""
         try:
-            sock = self._ensure()
+            self._line.open()
             if self._begin(work):
-                self._give(work, sock)
-                self._await(work, sock)
+                self._give(work)
+                self._await(work)
         except (OSError, EOFError, MessageError) as error:
-            self._drop()
-            if self._closed:
-                return
-            work.deaths += 1
-            work.share = None
-            logger.warning(
-                "the worker died over %s (%s); %s", work.kind, work.task, error or "it is done again"
-            )
-            if work.deaths >= _MOST_DEATHS:
-                self._end(work, "failed", f"the worker died {_MOST_DEATHS} times over it; its log says why")
+            self._line.drop()
+            if not self._closed:
+                self._died(work, error)
         except Exception as error:
             # Nobody waits for ever, whatever went wrong; the worker may have half a message.
             logger.exception("%s could not be given to the worker", work.kind)
-            self._drop()
+            self._line.drop()
             self._end(work, "failed", str(error) if isinstance(error, ConsiliumError) else _name(error))
+
+    def _stop(self, work: Work) -> None:
+        work.unwanted_at = work.unwanted_at or time.monotonic()
+        if work.state == "waiting":
+            self._end(work, "cancelled", _UNWANTED)
 
     def _begin(self, work: Work) -> bool:
         """Take up some work; False if it has been cancelled meanwhile."""
         with self._state_lock:
-            if work.unwanted and not work.done.is_set():
-                self._end(work, "cancelled", _UNWANTED)
             if work.done.is_set():
                 return False
             work.state, work.begun = "working", work.begun or time.monotonic()
             return True
 
-    def _give(self, work: Work, sock: socket.socket) -> None:
-        with self._send_lock:
-            if work.run not in self._knows:
-                memory = self._memory_of(work.run)
-                head = {"op": "memory", "run": work.run, "keys": list(memory)}
-                frames.send(sock, head, list(memory.values()))
-                self._knows = {work.run}
-            frames.send(
-                sock,
-                {"op": "work", "run": work.run, "kind": work.kind, "asked": work.asked.hex()},
-                work.parts,
+    def _died(self, work: Work, error: Exception) -> None:
+        """Have work whose worker died wait for the next one, unless it is not wanted or has killed enough."""
+        with self._state_lock:
+            if work.unwanted:
+                logger.warning("the worker was ended over %s (%s), which is not wanted", work.kind, work.task)
+                self._end(work, "cancelled", _UNWANTED)
+                return
+            work.deaths += 1
+            work.share, work.state = None, "waiting"
+            logger.warning(
+                "the worker died over %s (%s); %s", work.kind, work.task, str(error) or "it is done again"
             )
-            if work.unwanted:  # it was cancelled before there was a worker to tell
-                frames.send(sock, {"op": "cancel", "asked": work.asked.hex()})
+            if work.deaths >= _MOST_DEATHS:
+                self._end(work, "failed", f"the worker died {_MOST_DEATHS} times over it; its log says why")
 
-    def _await(self, work: Work, sock: socket.socket) -> None:
+    def _give(self, work: Work) -> None:
+        known = (self._line.starts, work.run, self._generation)  # before the memory is read
+        if known != self._known:
+            memory = self._memory_of(work.run)
+            head = {"op": "memory", "run": work.run, "keys": list(memory)}
+            self._line.say(head, list(memory.values()))
+            self._known = known
+        head = {"op": "work", "run": work.run, "kind": work.kind, "asked": work.asked.hex()}
+        self._line.say(head, work.parts)
+
+    def _await(self, work: Work) -> None:
+        heard, told = time.monotonic(), False
         while True:
-            head, blobs = frames.receive(sock)
-            self.counters = head.get("counters", self.counters)
-            if head.get("asked") != work.asked.hex():
-                continue
-            if head["op"] == "progress":
-                work.share = float(head["share"])
-            elif head["op"] == "failed":
-                self._end(work, "failed", f"{head['why']} in the worker; its log says more")
-                return
-            elif head["op"] == "done":
-                count = head["parts"]
-                work.answer = tuple(blobs[:count])
-                put = dict(zip(head["keys"], blobs[count:], strict=True))
-                work.changed = put | dict.fromkeys(head["gone"])
-                self._end(work, "done")
-                if work.state != "done" or work.refusal is not None:
-                    # What the work changed in the memory was not kept: the worker is told it anew.
-                    self._knows = set()
-                return
+            if work.unwanted and not told:
+                self._line.say({"op": "cancel", "asked": work.asked.hex()})
+                told = True
+            found = self._line.hear(_TURN_S)
+            if found is not None:
+                head, blobs = found
+                self._line.counters = head.get("counters", self._line.counters)
+                if head.get("asked") == work.asked.hex():
+                    heard = time.monotonic()
+                    if self._take(work, head, blobs):
+                        return
+            if told and time.monotonic() > work.unwanted_at + self._heed_s:
+                raise TimeoutError("it goes on with what is not wanted")
+            if time.monotonic() > heard + self._silent_s:
+                raise TimeoutError(f"it has said nothing for {self._silent_s:.0f} s and was ended")
+
+    def _take(self, work: Work, head: dict[str, Any], blobs: list[bytes]) -> bool:
+        """Hear what the worker says of its work; return whether that was the last of it."""
+        if head["op"] == "progress":
+            work.share = float(head["share"])
+        elif head["op"] == "failed":
+            self._end(work, "failed", f"{head['why']} in the worker; its log says more")
+            return True
+        elif head["op"] == "done":
+            count = head["parts"]
+            work.answer = tuple(blobs[:count])
+            put = dict(zip(head["keys"], blobs[count:], strict=True))
+            work.changed = put | dict.fromkeys(head["gone"])
+            self._end(work, "done")
+            if work.state != "done" or work.refusal is not None:
+                # What the work changed in the memory was not kept: the worker is told it anew.
+                self._known = None
+            return True
+        return False
 
     def _end(self, work: Work, state: State, why: str = "") -> None:
         try:
@@ -231,48 +246,23 @@ class Bench:
         except Exception as error:
             logger.exception("the result of %s could not be kept", work.kind)
             state, why = "failed", f"the result could not be kept: {_name(error)}"
+            if work.unwanted:
+                state, why = "cancelled", _UNWANTED
         finally:
             with self._state_lock:
-                work.state, work.why = state, why
-                work.ended = time.monotonic()
-                if state != "done" or work.refusal is not None:
-                    self._failed[work.asked] = work
-                    self._failed.move_to_end(work.asked)
-                    if len(self._failed) > _MOST_REMEMBERED:
-                        self._failed.popitem(last=False)
-                self._works.pop(work.asked, None)
-                work.done.set()
+                if not work.done.is_set():
+                    self._note_end(work, state, why)
 
-    def _ensure(self) -> socket.socket:
-        """Return the line to the worker; start one where there is none."""
-        if self._child is not None and self._child.code is None and self._sock is not None:
-            return self._sock
-        self._drop()
-        ours, theirs = socket.socketpair()
-        given = {"fd": theirs.fileno(), "site_toml": str(self._site_toml)}
-        try:
-            self._child = Child("worker", WORKER, given, self._logs, fds=[theirs.fileno()])
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self._sock, self._knows = ours, set()
-        if self._closed:
-            raise EOFError
-        ours.settimeout(_READY_S)
-        head, _ = frames.receive(ours)
-        self.counters = head.get("counters", {})
-        ours.settimeout(None)
-        return ours
-
-    def _drop(self) -> None:
-        if self._child is not None:
-            self._child.end(1.0)
-        with self._send_lock:
-            if self._sock is not None:
-                self._sock.close()
-            self._child = self._sock = None
+    def _note_end(self, work: Work, state: State, why: str) -> None:
+        work.state, work.why, work.ended = state, why, time.monotonic()
+        if self._works.get(work.asked) is work:
+            self._works.pop(work.asked)
+        if not work.stale and (state != "done" or work.refusal is not None):
+            self._failed[work.asked] = work
+            self._failed.move_to_end(work.asked)
+            if len(self._failed) > _MOST_REMEMBERED:
+                self._failed.popitem(last=False)
+        work.done.set()
 
 
 def _name(error: BaseException) -> str:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from socket import socket
 from types import ModuleType
@@ -51,6 +51,8 @@ from protocol.children import Words
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _HEARTBEAT = "/flwr.proto.Fleet/SendNodeHeartbeat"
 _BEAT_S = 15.0
+# How long a message's pieces may take to be sent by the server once it is named, and more for each (5 MiB).
+UNSENT_S, UNSENT_EACH_S = 20.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Identity:
     authority: Path
     certificate: Path
     key: Path
-    node_key: EllipticCurvePrivateKey
+    node_key: EllipticCurvePrivateKey = field(repr=False)
 
 
 def run_supernode(
@@ -85,6 +87,7 @@ def run_supernode(
     client = _client_class(site, tell, naps.moved)
     _replace(fleet_http_connection, "FleetHttpClient", client)
     _replace(start_client_internal, "time", naps)
+    _replace(start_client_internal, "pull_objects", pull_while_sent)
     shorten_pulls()
     _say_left(client, address, site, node_file)
     factory = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
@@ -116,6 +119,15 @@ def shorten_pulls() -> None:
     for function in (inflatable_utils.pull_objects, inflatable_utils.pull_and_inflate_object_from_tree):
         defaults = function.__kwdefaults__ or {}
         defaults["initial_backoff"], defaults["backoff_cap"] = FAST_S, SLOW_S
+
+
+def pull_while_sent(object_ids: list[str], pull_object_fn: Callable[[str], bytes]) -> dict[str, bytes]:
+    """Pull a message's pieces, and give it up where its sender has died between its name and its pieces.
+
+    Flower waits two hours for them, and takes no other message meanwhile. The server asks again.
+    """
+    within_s = UNSENT_S + UNSENT_EACH_S * len(object_ids)
+    return inflatable_utils.pull_objects(object_ids, pull_object_fn, max_time=within_s)
 
 
 def _client_class(
@@ -289,6 +301,6 @@ def identity() -> Iterator[None]:
         TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id = before  # noqa: SLF001
 
 
-def leave_quietly() -> None:
+def leave_quietly(code: int = 0) -> None:
     """End this process at once: Flower's exit handlers would wait for threads that never end."""
-    os._exit(0)
+    os._exit(code)

@@ -1,4 +1,7 @@
-"""What a site asks the server before it works, and now and then: versions, the time, the roster."""
+"""What a site asks the server before it works, and now and then: versions, the time, the roster.
+
+And in a few words, for a person at the terminal, why they cannot work together.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from pydantic import Field, ValidationError
 from clients.kit import SiteKit
 from clients.tls import client_context
 from protocol.bounds import Frozen, Name
-from protocol.errors import ProtocolError
+from protocol.errors import ConsiliumError, ProtocolError
 from protocol.roster import MAX_ROSTER_BYTES
 from protocol.roster_book import RosterBook
 
@@ -20,6 +23,13 @@ INFO = "/v1/consilium/info"
 _MAX_ANSWER = 2 * MAX_ROSTER_BYTES
 _TIMEOUT_S = 15.0
 PROBE_BYTES = 2**20
+_AHEAD_S = 4.0  # Flower refuses a clock that is 5 s ahead of the server's
+REFUSALS = {
+    401: "401: its node key or its clock",
+    403: "403: its certificate or the roster; ask for a new kit",
+    404: "404: it asked for what sites may not",
+    413: "413: a message that was too large",
+}
 
 Word = Annotated[str, Field(max_length=200)]
 
@@ -88,3 +98,28 @@ def fetch_roster(kit: SiteKit, book: RosterBook) -> bool:
         RosterError: it is not the authority's, or an older one than this site saw.
     """
     return book.offer(ask(kit).info.roster.encode())
+
+
+def wrong_clock(found: Found) -> str | None:
+    """Return what is wrong where the two clocks are too far apart for Flower; None where they are not."""
+    if abs(found.ahead_s) <= _AHEAD_S:
+        return None
+    how = "behind" if found.ahead_s > 0 else "ahead of"
+    return f"this clock is {abs(found.ahead_s):.0f} s {how} the server's: set both by NTP"
+
+
+def why(error: BaseException) -> str:
+    """Return in a few words why the server did not answer."""
+    if isinstance(error, httpx.HTTPStatusError):
+        code = error.response.status_code
+        if code >= 500:
+            return f"it cannot answer now ({code})"
+        return "it refuses this site: " + REFUSALS.get(code, str(code))
+    if isinstance(error, httpx.TimeoutException):
+        return "it took too long"
+    if isinstance(error, ConsiliumError):
+        return str(error)
+    text = str(error)
+    if "certificate" in text.lower() or "ssl" in text.lower():
+        return f"the certificates do not fit together ({text[:120]})"
+    return text[:120] or type(error).__name__

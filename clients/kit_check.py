@@ -14,6 +14,21 @@ from protocol.keys import (
 )
 from protocol.roster import node_key_text
 
+# When the files that a new kit brings were last changed.
+Stamp = tuple[int, ...]
+
+
+def stamp_of(kit: SiteKit) -> Stamp:
+    """Return the stamp of a kit; 0 stands for a file that is not there."""
+    files = (kit.certificate, kit.key, kit.node_key, kit.signing_key, kit.folder / "roster.json")
+    found = []
+    for file in files:
+        try:
+            found.append(file.stat().st_mtime_ns)
+        except OSError:
+            found.append(0)
+    return tuple(found)
+
 
 def check_kit(kit: SiteKit) -> None:
     """Check that keys are private, and that they, the certificate, the name and the roster fit together.

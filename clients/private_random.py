@@ -2,8 +2,9 @@
 
 The collaboration's seed draws partitions, initialisations and batches, so that two engines and a resumed run
 give the same arrays; whoever knows it could take noise drawn from it off again. What protects rows is drawn
-from a secret that never leaves the site, told apart by run, round and purpose: asked again for the same, a
-site draws the same, so that two answers to one question do not average the noise out.
+from a secret that never leaves the site, told apart by run, round, purpose and question: asked again for the
+same, a site draws the same, so that two answers to one question do not average the noise out. Asked for
+something else in the same round, it draws other noise, which is not gone from the difference of the two.
 """
 
 from __future__ import annotations
@@ -37,12 +38,18 @@ class PrivateRandom:
         """Return the class alone: the secret is shown nowhere."""
         return "PrivateRandom()"
 
-    def generator(self, run: str, round_: int, purpose: str) -> np.random.Generator:
-        """Return the generator of one purpose in one round of a run.
+    def generator(self, run: str, round_: int, purpose: str, question: bytes) -> np.random.Generator:
+        """Return the generator of one purpose in the answer to one question in a round of a run.
 
-        Its seed is HMAC-SHA256 of run, round and purpose, each after its length, under the secret.
+        Its seed is HMAC-SHA256 of all four, each after its length, under the secret.
+
+        Args:
+            run: the run's name.
+            round_: of the run.
+            purpose: what is drawn.
+            question: the body digest of the message that is answered (``protocol.header.digest``).
         """
-        words = (_DOMAIN, run.encode(), str(round_).encode(), purpose.encode())
+        words = (_DOMAIN, run.encode(), str(round_).encode(), purpose.encode(), question)
         message = b"".join(len(word).to_bytes(4, "big") + word for word in words)
         seed = hmac.new(self._secret, message, hashlib.sha256).digest()
         return np.random.Generator(np.random.Philox(key=np.frombuffer(seed[:16], dtype="<u8")))

@@ -8,18 +8,19 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Self
 
 import httpx
 
-from clients.inquiry import PROBE_BYTES, Found, ask
+from clients.inquiry import PROBE_BYTES, REFUSALS, Found, ask, why, wrong_clock
 from clients.kit import SiteKit, open_roster_book
-from clients.kit_check import check_kit
+from clients.kit_check import Stamp, check_kit, stamp_of
 from protocol.bundle import bundle_digest, make_bundle, package_version
 from protocol.children import Child
-from protocol.errors import ConfigError, ConsiliumError, RosterError, UserError
+from protocol.errors import ConfigError, ConsiliumError, UserError
 from protocol.keys import expiry_warning, load_certificate
 
 _TURN_S = 0.1
@@ -30,9 +31,9 @@ SILENT_S = 90.0
 _LONGEST_PAUSE_S = 65.0
 # What lived for less than this has not worked, whatever it said: it is not started over and over at once.
 _STEADY_S = 10.0
-_AHEAD_S = 4.0  # Flower refuses a clock that is 5 s ahead of the server's
 _WARN_EVERY_S = 6 * 3600.0
-_SETTLED_NS = 2 * 10**9  # a kit is copied file by file
+_SETTLED_S = 2.0  # a kit is copied file by file
+_SOON_S = 60.0
 
 
 @dataclass
@@ -55,8 +56,10 @@ class SiteUp:
     _next_at: float = 0.0
     _shown: str = ""
     _warned_at: float = 0.0
-    _given: dict[str, Any] = field(default_factory=dict)
-    _stamp: tuple[int, ...] = ()
+    _given: dict[str, Any] = field(default_factory=dict, repr=False)  # holds a secret
+    _used: Stamp = ()
+    _seen: Stamp = ()
+    _seen_at: float = 0.0
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; every child has ended when this returns.
@@ -68,7 +71,7 @@ class SiteUp:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
         check_kit(self.kit)
-        self._stamp = _stamp(self.kit)
+        self._used = self._seen = stamp_of(self.kit)
         self.kit.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _Lock(self.kit), _loopback() as runtime:
             self._given = {
@@ -121,9 +124,8 @@ class SiteUp:
             )
         if book.offer(info.roster.encode()):
             self.say(f"took the roster of epoch {book.epoch()} from the server; the authority signed it")
-        if abs(found.ahead_s) > _AHEAD_S:
-            how = "behind" if found.ahead_s > 0 else "ahead of"
-            raise ConfigError(f"this clock is {abs(found.ahead_s):.0f} s {how} the server's: set both by NTP")
+        if wrong := wrong_clock(found):
+            raise ConfigError(wrong)
         speed = f", {found.mbit:.0f} Mbit/s down" if found.mbit else ""
         self.say(
             f"the server {self.kit.address} answers: Consilium {info.version}, roster {info.epoch}{speed}"
@@ -149,10 +151,12 @@ class SiteUp:
 
     def _take_new_kit(self) -> None:
         """Use new certificates, keys and a new roster once they lie in the kit's folder and fit together."""
-        stamp = _stamp(self.kit)
-        if stamp == self._stamp or time.time_ns() - max(stamp) < _SETTLED_NS:
+        stamp = stamp_of(self.kit)
+        if stamp != self._seen:
+            self._seen, self._seen_at = stamp, time.monotonic()
+        if stamp == self._used or time.monotonic() < self._seen_at + _SETTLED_S:
             return
-        self._stamp = stamp
+        self._used = stamp
         try:
             check_kit(self.kit)
         except ConsiliumError as error:
@@ -175,13 +179,22 @@ class SiteUp:
         """Start a SuperNode again: at once if it had worked, later and later if it is refused."""
         worked = "node" in node.heard
         refused = node.heard.get("refused")
+        early = time.monotonic() < node.started_at + _STEADY_S
+        clock = self._look_at_clock() if refused == 401 or (early and not refused) else ""
         if refused:
-            self._show(f"the server refuses this site ({_REFUSALS.get(refused, refused)})")
+            self._show(f"the server refuses this site ({REFUSALS.get(refused, refused)}){clock}")
         else:
-            self._tell(f"the SuperNode ended with {node.code}; it is started again")
+            self._tell(f"the SuperNode ended with {node.code}; it is started again{clock}")
         self._pause(node, worked=worked and not refused)
         node.end()
         self._node = None
+
+    def _look_at_clock(self) -> str:
+        """Return what to add where the clocks have come apart: Flower refuses sites for it without a word."""
+        with suppress(httpx.HTTPError, OSError, ConsiliumError):
+            if wrong := wrong_clock(ask(self.kit)):
+                return f"; {wrong}"
+        return ""
 
     def _pause(self, child: Child, *, worked: bool) -> None:
         """Set when the SuperNode may be started again after a child has ended."""
@@ -217,7 +230,12 @@ class SiteUp:
         if time.monotonic() < self._warned_at:
             return
         self._warned_at = time.monotonic() + _WARN_EVERY_S
-        if said := expiry_warning(load_certificate(self.kit.certificate), time.time()):
+        try:
+            said = expiry_warning(load_certificate(self.kit.certificate), time.time())
+        except UserError as error:  # it may be being replaced just now
+            self._warned_at = time.monotonic() + _SOON_S
+            said = str(error)
+        if said:
             self.say(f"warning: {said}")
 
     def _tell(self, line: str) -> None:
@@ -229,31 +247,6 @@ class SiteUp:
         if line != self._shown:
             self._shown = line
             self.say(line)
-
-
-_REFUSALS = {
-    401: "401: its node key or its clock",
-    403: "403: its certificate or the roster; ask for a new kit",
-    404: "404: it asked for what sites may not",
-    413: "413: a message that was too large",
-}
-
-
-def why(error: BaseException) -> str:
-    """Return in a few words why the server did not answer."""
-    if isinstance(error, httpx.HTTPStatusError):
-        code = error.response.status_code
-        if code >= 500:
-            return f"it cannot answer now ({code})"
-        return "it refuses this site: " + _REFUSALS.get(code, str(code))
-    if isinstance(error, httpx.TimeoutException):
-        return "it took too long"
-    if isinstance(error, RosterError | ConsiliumError):
-        return str(error)
-    text = str(error)
-    if "certificate" in text.lower() or "ssl" in text.lower():
-        return f"the certificates do not fit together ({text[:120]})"
-    return text[:120] or type(error).__name__
 
 
 class _Lock:
@@ -273,18 +266,6 @@ class _Lock:
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
-
-
-def _stamp(kit: SiteKit) -> tuple[int, ...]:
-    """Return when the files that a new kit brings were last changed."""
-    files = (kit.certificate, kit.key, kit.node_key, kit.signing_key, kit.folder / "roster.json")
-    found = []
-    for file in files:
-        try:
-            found.append(file.stat().st_mtime_ns)
-        except OSError:
-            found.append(0)
-    return tuple(found)
 
 
 def _loopback() -> socket.socket:

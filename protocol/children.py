@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ _WORDS_FD = "words_fd"
 _MAX_LINE = 2**20
 _POLL_S = 0.02
 _LONG_LOG = 32 * 2**20
+_GONE_S = 5.0  # how long a killed process may take
 
 Words = Mapping[str, Any]
 
@@ -103,18 +105,25 @@ class Child:
         return self.heard.get(key)
 
     def end(self, within_s: float = 10.0) -> int:
-        """Ask it to end, end it if it does not, and return its exit code."""
-        if self.code is None:
-            self.process.terminate()
-            try:
-                self.process.wait(within_s)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-        code = self.process.wait(within_s)
+        """Ask it to end, end it if it does not, and return its exit code; raises nothing.
+
+        One that has been killed and is still there waits in the kernel, for a disk or a device. It is left
+        to it, and counts as killed.
+        """
+        for stop, bound_s in (
+            (self.process.terminate, within_s),
+            (self.process.kill, max(within_s, _GONE_S)),
+        ):
+            if self.code is not None:
+                break
+            with suppress(OSError, subprocess.TimeoutExpired):
+                stop()
+                self.process.wait(bound_s)
         with suppress(OSError):
             self._lifeline.close()
         self._listener.join(within_s)
-        return code
+        code = self.code
+        return -signal.SIGKILL if code is None else code
 
     def _listen(self, reader: int) -> None:
         with os.fdopen(reader, encoding="utf-8", errors="replace") as lines:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -19,6 +20,7 @@ from server.gate import NO_CAPS, check_rows
 from server.pulling import Reply, pull
 
 _POLL_S = 0.2
+_GRACE_S = 10.0
 
 
 class Greeting(Frozen):
@@ -30,6 +32,7 @@ def discover(
 ) -> tuple[dict[str, int], dict[str, Capability]]:
     """Ask every node what it can do, until enough sites have joined; return nodes and capabilities by site.
 
+    Real sites that were asked are given a moment more, so that who answers first does not decide who is in.
     ``max_examples`` is the most rows of a subtask that a site may say it has, where the roster gives it.
 
     Raises:
@@ -37,33 +40,57 @@ def discover(
     """
     wanted = collaboration.coordination.sites or _sites_needed(collaboration)
     until = time.monotonic() + collaboration.coordination.join_s
-    asked: set[int] = set()
-    pending: dict[str, int] = {}
-    nodes: dict[str, int] = {}
-    capabilities: dict[str, Capability] = {}
-    while len(capabilities) < wanted:
-        fresh = [n for n in sorted(grid.get_node_ids()) if n not in asked]
-        asked.update(fresh)
+    enough_at: float | None = None
+    meeting = _Meeting(grid, collaboration, notes, max_examples)
+    while True:
+        meeting.look()
+        now = time.monotonic()
+        if len(meeting.capabilities) >= wanted:
+            enough_at = enough_at or now
+            if collaboration.is_scenario or not meeting.pending or now > enough_at + _GRACE_S:
+                break
+        elif now > until or (collaboration.is_scenario and meeting.is_over(wanted)):
+            why = f": {'; '.join(notes)}" if notes else ""
+            raise RunError(f"{len(meeting.capabilities)} of {wanted} sites joined{why}")
+        time.sleep(_POLL_S)
+    return meeting.nodes, dict(sorted(meeting.capabilities.items()))
+
+
+@dataclass
+class _Meeting:
+    """Who was asked, and who has answered."""
+
+    grid: Grid
+    collaboration: Collaboration
+    notes: list[str]
+    max_examples: Mapping[str, int]
+    asked: set[int] = field(default_factory=set)
+    pending: dict[str, int] = field(default_factory=dict)
+    nodes: dict[str, int] = field(default_factory=dict)
+    capabilities: dict[str, Capability] = field(default_factory=dict)
+
+    def look(self) -> None:
+        """Ask the nodes that are new, and take the answers that have come."""
+        fresh = [n for n in sorted(self.grid.get_node_ids()) if n not in self.asked]
+        self.asked.update(fresh)
         messages = [Message(pack(Greeting()), node, "query.capability") for node in fresh]
-        pending.update(zip(grid.push_messages(messages) if messages else [], fresh, strict=True))
-        for message_id in list(pending):
-            for reply in pull(grid, message_id)[:1]:  # a node may answer twice
-                node = pending.pop(message_id)
-                try:
-                    capability = opened(reply, collaboration, capabilities, max_examples)
-                except ConsiliumError as error:
-                    notes.append(f"a node did not join: {error.code}: {error}")
-                    continue
-                nodes[capability.site], capabilities[capability.site] = node, capability
-        everybody = collaboration.is_scenario and len(asked) >= wanted and not pending
-        if everybody or time.monotonic() > until:
-            break
-        if len(capabilities) < wanted:
-            time.sleep(_POLL_S)
-    if len(capabilities) < wanted:
-        why = f": {'; '.join(notes)}" if notes else ""
-        raise RunError(f"{len(capabilities)} of {wanted} sites joined{why}")
-    return nodes, dict(sorted(capabilities.items()))
+        sent = self.grid.push_messages(messages) if messages else []
+        self.pending.update(zip(sent, fresh, strict=True))
+        for message_id in list(self.pending):
+            for reply in pull(self.grid, message_id)[:1]:  # a node may answer twice
+                self._take(reply, self.pending.pop(message_id))
+
+    def is_over(self, wanted: int) -> bool:
+        """Return whether all nodes of a simulation have answered."""
+        return len(self.asked) >= wanted and not self.pending
+
+    def _take(self, reply: Reply, node: int) -> None:
+        try:
+            capability = opened(reply, self.collaboration, self.capabilities, self.max_examples)
+        except ConsiliumError as error:
+            self.notes.append(f"a node did not join: {error.code}: {error}")
+            return
+        self.nodes[capability.site], self.capabilities[capability.site] = node, capability
 
 
 def _sites_needed(collaboration: Collaboration) -> int:

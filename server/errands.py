@@ -29,7 +29,7 @@ _FAST_S, _SLOW_S, _SHARE = 0.03, 0.5, 0.1
 _NODES_S = 1.0
 _ABSENT_S = 90.0  # for so long a site that is restarted or cut off still belongs to the run
 _SLACK_S = 25.0  # beyond what a site may hold a message, before it is asked again
-_SLOWEST_BYTES_S = 50_000.0  # a line slower than this has its messages sent again in vain
+_SLOWEST_BYTES_S = 250_000.0  # a line slower than this has its messages sent again in vain
 
 
 class ErrandGrid(Grid):

@@ -62,8 +62,10 @@ class Status:
 
     def on_site(self, site: str, work: Any) -> None:
         """Take what a site is doing."""
-        self.given.setdefault("sites", {})[site] = asdict(work)
-        self.write()
+        known = self.given.setdefault("sites", {})
+        has_changed = known.get(site, {}).get("state") != work.state
+        known[site] = asdict(work)
+        self.write(now=has_changed)
 
     def write(self, *, now: bool = False) -> None:
         """Write the file, unless it was just written."""

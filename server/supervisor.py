@@ -154,7 +154,7 @@ class Supervisor:
             self._keeper = None if self._keeper.has_ended else self._keeper
 
     def _look_after_link(self) -> None:
-        """Start the link process again where it has ended: at once, later where that does not help."""
+        """Start the link process again where it has ended; later and later if that does not help."""
         if self._link is not None and self._link.code is not None:
             self.say(f"the link process ended with {self._link.code} ({self._why()}); it is started again")
             self._link.end()

@@ -16,8 +16,9 @@ import tomlkit
 from flwr.app import Context, Message, RecordDict
 
 from clients import agent as agent_module
+from clients import upkeep
 from clients.agent import Agent
-from clients.bench import Work
+from clients.bench_work import Work
 from clients.flwr_adapter import Job, identity
 from clients.kit import SiteKit, load_kit
 from clients.ledger import Ledger
@@ -26,7 +27,7 @@ from protocol.bounds import Frozen
 from protocol.bundle import bundle_digest, make_bundle
 from protocol.header import digest
 from protocol.keys import load_signing_key
-from protocol.messages import Contribution, Refusal, SubtaskQuery
+from protocol.messages import Assignment, Contribution, Refusal
 from protocol.records import ARRAYS, pack, parts_of, take_seal, unpack, with_seal
 from protocol.roster import Roster
 from protocol.roster_book import RosterBook
@@ -37,9 +38,9 @@ from server.provision import provision
 from tests.clients.warm_cases import RISK
 
 BUNDLE = make_bundle()
-QUERY = SubtaskQuery(subtask=RISK)
+QUERY = Assignment(run="r", round=1, subtask=RISK, site="north", model="mlp_small")
 ASKED = digest(parts_of(pack(QUERY)))[0]
-TASK = "r/1/risk/north/1"
+TASK = QUERY.id
 WEIGHTS = {"w": np.arange(3, dtype=np.float32)}
 
 
@@ -81,6 +82,9 @@ class Obedient:
     counters: dict[str, Any] = field(default_factory=dict)
     worker: int | None = None
     closed: bool = False
+    broken: bool = False
+    kept: list[tuple[str, int]] = field(default_factory=list)
+    forgotten: int = 0
 
     def get(self, asked: bytes) -> Work | None:
         """As a bench's."""
@@ -112,6 +116,14 @@ class Obedient:
         if asked in self.works:
             self.end(self.works[asked], "cancelled", "the server no longer wants it")
         return asked in self.works
+
+    def keep_only(self, run: str, lease: int) -> None:
+        """As a bench's."""
+        self.kept.append((run, lease))
+
+    def forget(self) -> None:
+        """As a bench's."""
+        self.forgotten += 1
 
     def close(self) -> None:
         """As a bench's."""
@@ -148,7 +160,7 @@ class Desk:
         self.close()
         kit = load_kit(self.folder / "north")
         kit.state.mkdir(exist_ok=True)
-        self.agent = Agent(kit, Ledger(kit.state, 64), lambda said: None, self.hold_s, self.clock)
+        self.agent = Agent(kit, Ledger(kit.state, 64), self.hold_s, self.clock)
         return self.agent
 
     @property
@@ -223,7 +235,7 @@ def desk(kits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     def nobody(kit: SiteKit, book: RosterBook) -> bool:
         raise httpx.ConnectError("no server here")
 
-    monkeypatch.setattr(agent_module, "fetch_roster", nobody)
+    monkeypatch.setattr(upkeep, "fetch_roster", nobody)
     made = Desk(kits, tmp_path)
     yield made
     made.close()

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from flwr.app import RecordDict
 
-from clients import bench as bench_module
-from clients.bench import Bench, Work
+from clients import worker_line
+from clients.bench import Bench
+from clients.bench_work import Work
 
 WAIT_S = 20.0
 
@@ -84,7 +85,7 @@ class Desk:
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     """A bench; no worker of it is left at the end."""
-    monkeypatch.setattr(bench_module, "WORKER", "tests.clients.fake_worker")
+    monkeypatch.setattr(worker_line, "WORKER", "tests.clients.fake_worker")
     made = Desk(tmp_path)
     yield made
     for held in ("slow-start", "no-start"):

@@ -59,6 +59,8 @@ def _work(
         case "garbage":
             sock.sendall(struct.pack(">I", 3) + b"???")
             time.sleep(30)
+        case "mute" | "deaf":
+            _hang(sock, asked if head["kind"] == "deaf" else "")
         case "slow":
             frames.send(sock, {"op": "progress", "asked": asked, "share": 0.25})
             frames.send(sock, {"op": "progress", "asked": "ff" * 32, "share": 0.9})  # of some other work
@@ -68,7 +70,17 @@ def _work(
     told = json.dumps({key: value.decode() for key, value in sorted(memory.items())}).encode()
     said = {"op": "done", "asked": asked, "parts": 2, "keys": ["count"], "gone": ["old"]}
     counters = {"counters": {"pid": os.getpid()}}
-    frames.send(sock, said | counters, [told, blobs[0] if blobs else b"", memory["count"]])
+    frames.send(sock, said | counters, [told, blobs[0][:9] if blobs else b"", memory["count"]])
+    if head["kind"] == "numb":
+        time.sleep(60)
+
+
+def _hang(sock: socket.socket, asked: str) -> None:
+    """Heed nothing; say how far the work is, if it has a name."""
+    while True:
+        if asked:
+            frames.send(sock, {"op": "progress", "asked": asked, "share": 0.5})
+        time.sleep(0.02)
 
 
 if __name__ == "__main__":

@@ -128,12 +128,13 @@ def test_two_questions_of_one_body_have_an_answer_each(desk: Desk) -> None:
 
 
 def test_two_runs_know_nothing_of_each_other(desk: Desk) -> None:
-    """The same question in another run is another question, and a poll there finds nothing."""
+    """A poll in another run finds nothing of this one."""
     desk.ask(QUERY)
     poll = Poll(asked=ASKED.hex(), hold_s=0)
     _, record = _of_run(desk, "s", poll, POLL)
     assert unpack(record, Receipt)[0].state == "unknown"
-    _of_run(desk, "s", QUERY, START)
+    other = QUERY.model_copy(update={"run": "s"})
+    desk.ask(other, run="s", task=other.id)
     assert [work.run for work in desk.bench.puts] == ["r", "s"]
     assert desk.bench.puts[0].asked != desk.bench.puts[1].asked
 

@@ -19,12 +19,12 @@ import pytest
 from flwr.app import RecordDict
 from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 
-from clients import agent as agent_module
-from clients.agent import serve
+from clients import serving
 from clients.flwr_adapter import Job
+from clients.serving import serve
 from protocol.bounds import Frozen
 from protocol.header import digest
-from protocol.messages import LocalModel, Refusal, SubtaskQuery
+from protocol.messages import LocalModel, Refusal
 from protocol.records import pack, parts_of, take_seal, unpack, with_seal
 from protocol.work import CANCEL, POLL, REFUSAL, START, Cancel, Poll
 from tests.clients.agent_cases import (
@@ -40,10 +40,10 @@ from tests.clients.agent_cases import (
     kits,
     refusal,
 )
-from tests.clients.warm_cases import RISK
 
 ROOT = Path(__file__).parent.parent.parent
 __all__ = ["desk", "kits"]
+NAMES = ["agent", "serving", "flwr_adapter", "node", "bench", "worker_line", "worker", "up"]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_what_the_server_sent_as_an_app_is_never_opened(desk: Desk, monkeypatch:
     assert (set(sys.modules), list(sys.path)) == before
 
 
-@pytest.mark.parametrize("name", ["agent", "flwr_adapter", "node", "bench", "worker", "up"])
+@pytest.mark.parametrize("name", NAMES)
 def test_no_site_process_knows_how_to_open_a_bundle(name: str) -> None:
     """No import of what unpacks or loads code, nor of Flower's executor for apps."""
     tree = ast.parse((ROOT / "clients" / f"{name}.py").read_text(encoding="utf-8"))
@@ -104,7 +104,7 @@ def test_a_server_that_asks_for_two_things_as_one_is_refused(desk: Desk) -> None
     """The same assignment with another content, by the same process of it."""
     desk.bench.auto = contribution()
     desk.ask(QUERY)
-    other = SubtaskQuery(subtask=RISK, models=("other",))
+    other = QUERY.model_copy(update={"model": "other"})
     assert refusal(desk, desk.ask(other)).code == "equivocation"
     assert len(desk.bench.puts) == 1
     assert desk.open(desk.ask(other, lease=2))[0].kind == "train.weights"
@@ -208,7 +208,7 @@ def _serve(desk: Desk, given: Given) -> None:
 
 def test_every_message_is_given_an_answer(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Flower's own error where there is nothing to say, or nothing that could be written down."""
-    monkeypatch.setattr(agent_module, "_SLOW_S", 0.01)
+    monkeypatch.setattr(serving, "_SLOW_S", 0.01)
     strange, good = job(pack(QUERY)), job(with_seal(*desk.sealed(QUERY)))
     given = Given(strange, good)
     _serve(desk, given)
@@ -222,7 +222,7 @@ def test_every_message_is_given_an_answer(desk: Desk, monkeypatch: pytest.Monkey
 
 def test_a_message_that_is_lost_is_not_the_last(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """The SuperNode may have been restarted, or its message be malformed: the next one is answered."""
-    monkeypatch.setattr(agent_module, "_SLOW_S", 0.01)
+    monkeypatch.setattr(serving, "_SLOW_S", 0.01)
     errors = [httpx.ConnectError("x"), ObjectPullError("id", "gone"), KeyError("x"), RuntimeError("x")]
     gone = replace(job(with_seal(*desk.sealed(QUERY))), bundle=b"gone")
     good = job(with_seal(*desk.sealed(QUERY)))

@@ -10,12 +10,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ConfigRecord, RecordDict
 
-from clients import agent as agent_module
+from clients import upkeep
 from clients.agent import Agent
 from clients.flwr_adapter import Job
 from clients.kit import SiteKit
 from protocol.errors import RosterError, SealError
-from protocol.messages import SubtaskQuery
 from protocol.records import HEAD, SEAL, pack, with_seal
 from protocol.roster_book import RosterBook
 from protocol.seal import Seal, Signer
@@ -28,7 +27,6 @@ from tests.clients.agent_cases import (
     kits,
     receipt,
 )
-from tests.clients.warm_cases import RISK
 
 ROOT = Path(__file__).parent.parent.parent
 __all__ = ["desk", "kits"]
@@ -41,7 +39,7 @@ def _of_another_key(desk: Desk) -> RecordDict:
 
 def _changed(desk: Desk) -> RecordDict:
     _, seal = desk.sealed(QUERY)
-    return with_seal(pack(SubtaskQuery(subtask=RISK, models=("other",))), seal)
+    return with_seal(pack(QUERY.model_copy(update={"model": "other"})), seal)
 
 
 def _changed_header(desk: Desk) -> RecordDict:
@@ -143,7 +141,7 @@ def test_a_new_roster_is_fetched_when_the_server_goes_by_it(
     desk: Desk, kits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then its message is good, and answered by the new roster; one by the old roster no longer is."""
-    monkeypatch.setattr(agent_module, "fetch_roster", _offers(kits))
+    monkeypatch.setattr(upkeep, "fetch_roster", _offers(kits))
     desk.epoch = 2
     desk.bench.auto = contribution()
     header, _ = desk.open(desk.ask(QUERY))
@@ -162,18 +160,18 @@ def test_a_roster_that_cannot_be_had_is_no_error(
     def fail(kit: SiteKit, book: RosterBook) -> bool:
         raise error
 
-    monkeypatch.setattr(agent_module, "fetch_roster", fail)
+    monkeypatch.setattr(upkeep, "fetch_roster", fail)
     assert desk.agent.answer(job(with_seal(*desk.sealed(QUERY, desk.signer(epoch=2))))) is None
-    desk.agent._roster_at -= 301
-    desk.agent.keep_current()
+    desk.agent.upkeep.roster_at -= 301
+    desk.agent.tend()
     assert receipt(desk, desk.ask(QUERY)).state == "waiting"
 
 
 def test_the_roster_is_fetched_now_and_then(desk: Desk, kits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where no message says that there is a new one."""
-    monkeypatch.setattr(agent_module, "fetch_roster", _offers(kits))
-    desk.agent.keep_current()
+    monkeypatch.setattr(upkeep, "fetch_roster", _offers(kits))
+    desk.agent.tend()
     assert desk.agent.book.epoch() == 1
-    desk.agent._roster_at -= 301
-    desk.agent.keep_current()
+    desk.agent.upkeep.roster_at -= 301
+    desk.agent.tend()
     assert desk.agent.book.epoch() == 2

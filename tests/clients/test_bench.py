@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clients import bench as bench_module
+from clients import frames
 from tests.clients.bench_cases import WAIT_S, Desk, desk, until
 
 __all__ = ["desk"]
@@ -102,7 +102,7 @@ def test_work_is_cancelled_while_its_worker_starts(desk: Desk, tmp_path: Path) -
 def test_an_order_to_stop_does_not_cut_a_message_in_two(desk: Desk) -> None:
     """While a long message is being sent, an order waits for its end."""
     inside, go_on = threading.Event(), threading.Event()
-    plain = bench_module.frames.send
+    plain = frames.send
 
     def slowly(sock: object, head: dict[str, object], blobs: object = ()) -> None:
         if head["op"] == "work":
@@ -113,7 +113,7 @@ def test_an_order_to_stop_does_not_cut_a_message_in_two(desk: Desk) -> None:
 
     order: list[object] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench_module.frames, "send", slowly)
+        patch.setattr(frames, "send", slowly)
         work = desk.put("slow")
         assert inside.wait(WAIT_S)
         canceller = threading.Thread(target=desk.bench.cancel, args=[work.asked])

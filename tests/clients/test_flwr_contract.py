@@ -77,6 +77,7 @@ NAMES = [
     ("flwr.supernode", "start_client_internal"),
     ("flwr.supernode.fleet_http_connection", "FleetHttpClient"),
     ("flwr.supernode.start_client_internal", "time"),
+    ("flwr.supernode.start_client_internal", "pull_objects"),
 ]
 
 
@@ -187,6 +188,23 @@ def test_the_pulls_take_their_pauses_from_their_defaults() -> None:
     finally:
         for function, defaults in zip(functions, before, strict=True):
             (function.__kwdefaults__ or {}).update(defaults)
+
+
+def test_a_message_whose_pieces_never_come_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sender died between naming and sending it: Flower would wait for two hours, we for seconds."""
+    source = inspect.getsource(start_client_internal._pull_and_store_message)
+    assert "pull_objects(" in source
+    assert "pull_object_fn=" in source
+    monkeypatch.setattr(flwr_adapter, "UNSENT_S", 0.1)
+    monkeypatch.setattr(flwr_adapter, "UNSENT_EACH_S", 0.05)
+
+    def never(object_id: str) -> bytes:
+        raise inflatable_utils.ObjectUnavailableError(object_id)
+
+    monkeypatch.setitem(inflatable_utils.pull_objects.__kwdefaults__, "initial_backoff", 0.01)
+    with pytest.raises(inflatable_utils.ObjectPullError):
+        flwr_adapter.pull_while_sent(["a", "b"], pull_object_fn=never)
+    assert flwr_adapter.pull_while_sent(["a"], pull_object_fn=str.encode) == {"a": b"a"}
 
 
 @pytest.mark.parametrize(

@@ -12,37 +12,41 @@ from clients.private_random import PrivateRandom, site_secret
 from protocol.errors import UserError
 
 SECRET = bytes(range(32))
+ASKED = bytes(range(32, 64))
 
 
 def test_the_same_question_draws_the_same() -> None:
     """Asked again, a site adds the same noise: two answers do not average it out."""
-    one = PrivateRandom(SECRET).generator("run", 3, "noise").normal(size=100)
-    again = PrivateRandom(SECRET).generator("run", 3, "noise").normal(size=100)
+    one = PrivateRandom(SECRET).generator("run", 3, "noise", ASKED).normal(size=100)
+    again = PrivateRandom(SECRET).generator("run", 3, "noise", ASKED).normal(size=100)
     np.testing.assert_array_equal(one, again)
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        (SECRET[::-1], "run", 3, "noise"),
-        (SECRET, "run2", 3, "noise"),
-        (SECRET, "run", 4, "noise"),
-        (SECRET, "run", 3, "sample"),
-        (SECRET, "run3", 0, "noise"),
-        (SECRET, "ru", 3, "nnoise"),
+        (SECRET[::-1], "run", 3, "noise", ASKED),
+        (SECRET, "run2", 3, "noise", ASKED),
+        (SECRET, "run", 4, "noise", ASKED),
+        (SECRET, "run", 3, "sample", ASKED),
+        (SECRET, "run", 3, "noise", ASKED[::-1]),
+        (SECRET, "run", 3, "noise", b""),
+        (SECRET, "run3", 0, "noise", ASKED),
+        (SECRET, "ru", 3, "nnoise", ASKED),
+        (SECRET, "run", 3, "nois", b"e" + ASKED),
     ],
 )
-def test_another_question_draws_something_else(other: tuple[bytes, str, int, str]) -> None:
-    """Another secret, run, round or purpose shares nothing with it, whatever the words run together to."""
-    secret, run, round_, purpose = other
-    one = PrivateRandom(SECRET).generator("run", 3, "noise").integers(0, 2**63, size=8)
-    two = PrivateRandom(secret).generator(run, round_, purpose).integers(0, 2**63, size=8)
+def test_another_question_draws_something_else(other: tuple[bytes, str, int, str, bytes]) -> None:
+    """Another secret, run, round, purpose or question shares nothing with it, whatever the words run to."""
+    secret, run, round_, purpose, question = other
+    one = PrivateRandom(SECRET).generator("run", 3, "noise", ASKED).integers(0, 2**63, size=8)
+    two = PrivateRandom(secret).generator(run, round_, purpose, question).integers(0, 2**63, size=8)
     assert not set(one) & set(two)
 
 
 def test_the_draws_are_frozen() -> None:
     """What an HMAC under this secret gives is the same in every release: a resumed run draws it again."""
-    drawn = PrivateRandom(SECRET).generator("run", 1, "noise").integers(0, 2**32, size=3)
+    drawn = PrivateRandom(SECRET).generator("run", 1, "noise", ASKED).integers(0, 2**32, size=3)
     assert drawn.tolist() == FROZEN
 
 
@@ -65,4 +69,4 @@ def test_nothing_shows_the_secret() -> None:
         PrivateRandom(b"short")
 
 
-FROZEN = [2406551433, 4229713898, 289466343]
+FROZEN = [753655750, 1456839332, 4102836120]

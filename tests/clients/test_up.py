@@ -36,7 +36,7 @@ def test_when_the_agent_dies_both_are_started_again(up: SiteUp, stage: Stage) ->
     stage.of("agent")[0].code = 1
     up._turn()
     assert stage.ends == ["agent", "supernode"]
-    assert stage.said == ["the agent ended with 1; it and the SuperNode are started again"]
+    assert stage.said == ["the agent cannot work: it ended with 1; it and the SuperNode are started again"]
     assert [child.name for child in stage.children] == ["supernode", "agent"] * 2
     assert not any(child.ended for child in stage.children[2:])
 

@@ -12,9 +12,9 @@ import pytest
 
 from clients import cli, inquiry
 from clients import up as up_module
-from clients.inquiry import PROBE_BYTES, Found
+from clients.inquiry import PROBE_BYTES, Found, why
 from clients.kit import open_roster_book
-from clients.up import SiteUp, why
+from clients.up import SiteUp
 from protocol import versions
 from protocol.bundle import package_version
 from protocol.errors import ConfigError, ProtocolError, UserError

@@ -16,6 +16,7 @@ import pytest
 from clients import up as up_module
 from clients.inquiry import Found, Info
 from clients.kit import SiteKit, load_kit, open_roster_book
+from clients.kit_check import stamp_of
 from clients.up import SiteUp
 from protocol.bundle import bundle_digest, make_bundle
 from tests.clients.agent_cases import kits
@@ -121,6 +122,7 @@ def up(stage: Stage, kits: Path, tmp_path: Path) -> SiteUp:
     shutil.copytree(kits / "1" / "north", tmp_path / "north")
     made = SiteUp(load_kit(tmp_path / "north"), stage.said.append)
     open_roster_book(made.kit)
+    made._used = made._seen = stamp_of(made.kit)
     made._given = {"kit": str(made.kit.folder), "runtime": "127.0.0.1:1", "runtime_fd": 7, "superexec": "00"}
     return made
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from protocol import children
 from protocol.children import ORPHANED, Child
 
 ROOT = Path(__file__).parents[2]
@@ -162,6 +163,22 @@ def test_it_ends_when_asked(start: Start) -> None:
     assert stubborn.wait_for("ready", _WAIT_S)
     assert stubborn.end(0.1) == -signal.SIGKILL
     assert has_ended(stubborn.pid)
+
+
+def test_an_end_that_does_not_come_is_no_error(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A killed process that the kernel does not let go is left to it, as one that was killed."""
+    monkeypatch.setattr(children, "_GONE_S", 0.1)
+    child = start("stubborn")
+    assert child.wait_for("ready", _WAIT_S)
+    os.kill(child.pid, signal.SIGSTOP)
+    plain = child.process.kill
+    monkeypatch.setattr(child.process, "kill", lambda: None)
+    began = time.monotonic()
+    assert child.end(0.1) == -signal.SIGKILL
+    assert time.monotonic() < began + 5
+    assert child.code is None
+    plain()
+    assert wait_until(lambda: child.code == -signal.SIGKILL)
 
 
 def test_ctrl_c_is_the_parents(start: Start) -> None:
