@@ -346,7 +346,8 @@ def test_texts_have_no_raw_inputs_and_no_more_texts_than_rows(tmp_path: Path) ->
 
     found = run(made(tmp_path), tmp_path, app=boaster)
     assert (
-        "gamma: left out of help-gate: statistics count more texts than there are train rows" in found.notes
+        "gamma: left out of help-gate: message: statistics count more texts than there are train rows"
+        in found.notes
     )
 
 
