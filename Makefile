@@ -58,6 +58,8 @@ benchmarks: .venv/.tools ## Measure all figures of the README anew (about three 
 	$(call benchmark,affinity,affinity)
 	$(call benchmark,family_digits,family)
 	$(call benchmark,modality,modality)
+	$(call benchmark,no_op_round,no_op_round)
+	$(call benchmark,hostile_messages,hostile_messages)
 	$(BIN)/python simulations/benchmarks/readme_tables.py
 
 clean: ## Remove .venv and caches

@@ -5,22 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
-
 from clients import site_file
 from clients.site_file import SiteConfig
-from protocol.errors import ConfigError, RosterError, UserError
+from protocol.errors import ConfigError, RosterError
 from protocol.files import read_bounded
-from protocol.keys import load_certificate
+from protocol.keys import load_authority
+from protocol.kit_files import KitFiles
 from protocol.roster import MAX_ROSTER_BYTES
 from protocol.roster_book import RosterBook
 
 
 @dataclass(frozen=True)
-class SiteKit:
+class SiteKit(KitFiles):
     """A folder that ``consilium provision`` made for a site, with its ``site.toml`` filled in."""
 
-    folder: Path
     config: SiteConfig
 
     @property
@@ -29,39 +27,9 @@ class SiteKit:
         return self.folder / "site.toml"
 
     @property
-    def authority(self) -> Path:
-        """The authority's certificate: the one that the site trusts."""
-        return self.folder / "authority.pem"
-
-    @property
-    def certificate(self) -> Path:
-        """The site's TLS certificate."""
-        return self.folder / "tls.pem"
-
-    @property
-    def key(self) -> Path:
-        """Its key."""
-        return self.folder / "tls.key"
-
-    @property
     def node_key(self) -> Path:
         """The key of the site's Flower node."""
         return self.folder / "node.key"
-
-    @property
-    def signing_key(self) -> Path:
-        """The key that signs what the site says."""
-        return self.folder / "signing.key"
-
-    @property
-    def state(self) -> Path:
-        """The folder of what a running site keeps."""
-        return self.folder / "state"
-
-    @property
-    def logs(self) -> Path:
-        """The folder of the processes' logs."""
-        return self.state / "logs"
 
     @property
     def address(self) -> str:
@@ -91,11 +59,8 @@ def open_roster_book(kit: SiteKit) -> RosterBook:
         RosterError: neither is signed by the site's authority.
     """
     kit.state.mkdir(mode=0o700, exist_ok=True)
-    key = load_certificate(kit.authority).public_key()
-    if not isinstance(key, EllipticCurvePublicKey):
-        raise UserError(f"{kit.authority}: is no authority's certificate")
-    book = RosterBook(kit.state / "roster.json", key)
-    given = read_bounded(kit.folder / "roster.json", MAX_ROSTER_BYTES)
+    book = RosterBook(kit.state / "roster.json", load_authority(kit.authority))
+    given = read_bounded(kit.roster, MAX_ROSTER_BYTES)
     try:
         book.offer(given)
     except RosterError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import secrets
 import signal
 import socket
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import httpx
 
@@ -21,6 +20,7 @@ from clients.kit_check import Stamp, check_kit, stamp_of
 from protocol.bundle import bundle_digest, make_bundle, package_version
 from protocol.children import Child
 from protocol.errors import ConfigError, ConsiliumError, UserError
+from protocol.files import only_one
 from protocol.keys import expiry_warning, load_certificate
 
 _TURN_S = 0.1
@@ -73,7 +73,7 @@ class SiteUp:
         check_kit(self.kit)
         self._used = self._seen = stamp_of(self.kit)
         self.kit.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _Lock(self.kit), _loopback() as runtime:
+        with only_one(self.kit.state / "lock", str(self.kit.folder)), _loopback() as runtime:
             self._given = {
                 "kit": str(self.kit.folder),
                 "runtime": f"127.0.0.1:{runtime.getsockname()[1]}",
@@ -247,25 +247,6 @@ class SiteUp:
         if line != self._shown:
             self._shown = line
             self.say(line)
-
-
-class _Lock:
-    """One process for a kit."""
-
-    def __init__(self, kit: SiteKit) -> None:
-        self._path = kit.state / "lock"
-
-    def __enter__(self) -> Self:
-        self._file = self._path.open("w", encoding="utf-8")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise ConfigError(f"{self._path.parent.parent}: another process uses this kit already") from None
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
 
 
 def _loopback() -> socket.socket:

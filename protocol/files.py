@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from protocol.errors import UserError
+from protocol.errors import ConfigError, UserError
 
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
@@ -102,3 +105,18 @@ def _read(path: Path, max_bytes: int, *, private: bool) -> bytes:
     if len(data) > max_bytes:
         raise UserError(f"{path}: more than {max_bytes} bytes; it is not what it should be")
     return data
+
+
+@contextmanager
+def only_one(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock on a file: one process at a time, and none once it has ended, however it dies.
+
+    Raises:
+        ConfigError: another process holds it; ``what`` says what that uses.
+    """
+    with path.open("w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"{what}: another process uses this kit already") from None
+        yield

@@ -87,6 +87,14 @@ def load_certificate(path: Path) -> x509.Certificate:
     return found[0]
 
 
+def load_authority(path: Path) -> ec.EllipticCurvePublicKey:
+    """Return the public key in the authority's certificate; raises as ``load_certificate``."""
+    key = load_certificate(path).public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise UserError(f"{path}: is no authority's certificate")
+    return key
+
+
 def public_bytes(key: ed25519.Ed25519PrivateKey | ed25519.Ed25519PublicKey) -> bytes:
     """Return the 32 bytes of an Ed25519 public key."""
     public = key.public_key() if isinstance(key, ed25519.Ed25519PrivateKey) else key

@@ -14,7 +14,6 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 
 from flwr.app import Message, RecordDict
-from flwr.serverapp import Grid
 
 from protocol.messages import Refusal
 from protocol.records import pack, wire_bytes
@@ -22,6 +21,7 @@ from protocol.work import CANCEL, HOLD_S, POLL, START, Cancel, Poll
 from server.envelopes import Envelopes, task_of
 from server.errand import Errand, Link, SiteWork, StoppedError
 from server.flwr_adapter import Run
+from server.grids import OwnRunGrid
 from server.intake import AGAIN_S, Intake, failed
 
 # Between two looks for answers: a tenth of the time for which nothing has come, within these bounds.
@@ -32,7 +32,7 @@ _SLACK_S = 25.0  # beyond what a site may hold a message, before it is asked aga
 _SLOWEST_BYTES_S = 250_000.0  # a line slower than this has its messages sent again in vain
 
 
-class ErrandGrid(Grid):
+class ErrandGrid(OwnRunGrid):
     """See above.
 
     Args:
@@ -68,26 +68,6 @@ class ErrandGrid(Grid):
         self._quiet_since = 0.0
         self._run = Run.create_empty(0)
         self.work: dict[str, SiteWork] = {}
-
-    def set_run(self, run: Run) -> None:
-        """Take a run; messages go out in the run of the link below."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """The run that was set."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Return a message; Flower asks every Grid for this older way to make one."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the nodes of the sites that are online, or were until a short while ago."""

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from pydantic import Field
 
 from collab.toml_file import parse_toml, read_text, validate
 from protocol.bounds import Frozen, Name
-from protocol.errors import ConfigError, UserError
-from protocol.keys import load_certificate, load_signing_key, load_tls_key, public_bytes
+from protocol.errors import ConfigError
+from protocol.keys import load_authority, load_certificate, load_signing_key, load_tls_key, public_bytes
+from protocol.kit_files import KitFiles
 from protocol.roster import Hosts, Port
 from protocol.roster_book import RosterBook
 
@@ -49,51 +48,15 @@ class ServerConfig(Frozen):
 
 
 @dataclass(frozen=True)
-class ServerKit:
+class ServerKit(KitFiles):
     """A folder that ``consilium provision`` made for the server."""
 
-    folder: Path
     config: ServerConfig
-
-    @property
-    def authority(self) -> Path:
-        """The authority's certificate."""
-        return self.folder / "authority.pem"
-
-    @property
-    def certificate(self) -> Path:
-        """The server's TLS certificate."""
-        return self.folder / "tls.pem"
-
-    @property
-    def key(self) -> Path:
-        """Its key."""
-        return self.folder / "tls.key"
-
-    @property
-    def signing_key(self) -> Path:
-        """The key that signs what goes to the sites."""
-        return self.folder / "signing.key"
-
-    @property
-    def roster(self) -> Path:
-        """The signed roster."""
-        return self.folder / "roster.json"
-
-    @property
-    def state(self) -> Path:
-        """The folder of what a running server keeps."""
-        return self.folder / "state"
 
     @property
     def orders(self) -> Path:
         """The folder of the order book."""
         return self.state / "orders"
-
-    @property
-    def logs(self) -> Path:
-        """The folder of the processes' logs."""
-        return self.state / "logs"
 
     @property
     def runs(self) -> Path:
@@ -127,16 +90,7 @@ def default_kit() -> Path:
 
 def open_roster_book(kit: ServerKit) -> RosterBook:
     """Return the roster in force, as the kit's authority signed it."""
-    return RosterBook(kit.roster, authority_key(kit.authority), kit.config.name)
-
-
-def authority_key(path: Path) -> EllipticCurvePublicKey:
-    """Return the public key in the authority's certificate."""
-    certificate: x509.Certificate = load_certificate(path)
-    key = certificate.public_key()
-    if not isinstance(key, EllipticCurvePublicKey):
-        raise UserError(f"{path}: is no authority's certificate")
-    return key
+    return RosterBook(kit.roster, load_authority(kit.authority), kit.config.name)
 
 
 def make_folders(kit: ServerKit) -> None:

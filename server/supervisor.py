@@ -6,7 +6,6 @@ is worked on at a time, in the order of submission; the others wait.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -16,13 +15,13 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from protocol.bundle import make_bundle
 from protocol.children import Child
-from protocol.errors import ConfigError, RunError, UserError
+from protocol.errors import RunError, UserError
+from protocol.files import only_one
 from protocol.keys import expiry_warning, load_certificate
 from server.flwr_adapter.runtime import Control, TaskOffice
 from server.inner import SECRET_HEADER
@@ -69,7 +68,7 @@ class Supervisor:
         make_folders(self.kit)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._end)
-        with _only_one(self.kit.state / "lock"):
+        with only_one(self.kit.state / "lock", str(self.kit.folder)):
             try:
                 self._open()
                 while not self._ended:
@@ -192,21 +191,3 @@ def _listening(host: str, port: int) -> socket.socket:
         raise UserError(f"{host}:{port} cannot be listened on ({error.strerror})") from None
     sock.listen(128)
     return sock
-
-
-class _only_one:  # noqa: N801  used as a word: with _only_one(path)
-    """Holds a lock on a file for as long as the process lives, however it dies."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        self._file = self._path.open("w", encoding="utf-8")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise ConfigError(f"{self._path.parent.parent}: another server uses this kit already") from None
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()

@@ -12,52 +12,29 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterable
 
-from flwr.app import Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from protocol.errors import ConsiliumError
-from server.flwr_adapter import Run, is_link_failure
+from server.flwr_adapter import is_link_failure
+from server.grids import GridAround
 
 _POLL_S = 0.05
 
 
-class TurnsGrid(Grid):
+class TurnsGrid(GridAround):
     """Holds a message back until its node has answered the one before; each node's keep their order.
 
     It hands out ids of its own, as a message that is held back has none from Flower yet.
     """
 
     def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+        super().__init__(grid)
         self._numbers = itertools.count(1)
         self._held: defaultdict[int, deque[tuple[str, Message]]] = defaultdict(deque)
         self._asked: dict[str, tuple[str, int]] = {}  # by Flower's id: ours, and the node
         self._replies: dict[str, Message] = {}
         self._failures: dict[str, Exception] = {}  # what pulling a reply raised, for whoever asks for it
-
-    def set_run(self, run: Run) -> None:
-        """Set the run of the grid below."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """The run of the grid below."""
-        return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Make a message the older way, which Flower asks of every Grid."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """The node ids of the grid below."""
-        return self._grid.get_node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Queue messages, each at its node, send those whose turn it is, and return an id for each."""

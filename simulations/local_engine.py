@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from server.flwr_adapter import task_identity
+from server.grids import OwnRunGrid
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ _CLIENT_APP_RAISED = 2
 Tamper = Callable[[Sequence[tuple[Message, Message]]], Sequence[Message]]
 
 
-class LocalGrid(Grid):
+class LocalGrid(OwnRunGrid):
     """Nodes 1 to N of this process. A message is answered when it is pushed; states stay with their node.
 
     Byzantine sites work together, so ``tamper`` sees all messages that were pushed at once.
@@ -51,26 +52,6 @@ class LocalGrid(Grid):
         }
         self._numbers = itertools.count(1)
         self._replies: dict[str, Message] = {}
-
-    def set_run(self, run: Run) -> None:
-        """Take the place of the run that this grid made for itself."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """The run that this grid carries messages of."""
-        return self._run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Return a message; Flower asks every Grid for this older way to make one."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the node ids, 1 to N."""

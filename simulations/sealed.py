@@ -18,7 +18,7 @@ from protocol.records import pack, parts_of, take_seal, with_seal
 from protocol.roster import SERVER
 from protocol.seal import Header, Signer, Verifier
 from server.envelopes import Envelopes, task_of
-from server.flwr_adapter import Run
+from server.grids import GridAround
 
 FEDERATION = "simulated"
 
@@ -44,7 +44,7 @@ def parties(names: Sequence[str]) -> dict[str, Party]:
     }
 
 
-class SealedGrid(Grid):
+class SealedGrid(GridAround):
     """A Grid around the local engine's: seals and opens what passes, at both ends.
 
     Args:
@@ -54,37 +54,14 @@ class SealedGrid(Grid):
     """
 
     def __init__(self, grid: Grid, sites: Sequence[str], run: str) -> None:
-        self._grid, self._sites = grid, list(sites)
+        super().__init__(grid)
+        self._sites = list(sites)
         self._parties = parties([SERVER, *sites])
         server = self._parties[SERVER]
         self._envelopes = Envelopes(run, server.signer, server.verifier)
         self._asked: dict[str, tuple[str, Header]] = {}
         self._numbers = itertools.count(1)
         self.sealed = 0
-
-    def set_run(self, run: Run) -> None:
-        """Take the place of the run of the grid within."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Run:
-        """The run of the grid within."""
-        return self._grid.run
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Return a message; Flower asks every Grid for this older way to make one."""
-        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the nodes of the grid within."""
-        return self._grid.get_node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Seal each message for its site, open it there, and hand it on."""
