@@ -18,6 +18,7 @@ from clients.up import SiteUp
 from protocol import versions
 from protocol.bundle import package_version
 from protocol.errors import ConfigError, ProtocolError, UserError
+from protocol.files import only_one
 from protocol.versions import SUPPORTED, check_flower
 from tests.clients.agent_cases import kits
 
@@ -135,7 +136,8 @@ def test_a_kit_is_for_one_process(up: SiteUp, stage: Stage) -> None:
     """A second one is refused while the first lives, and works afterwards."""
     stage.answer = found(up)
     up.kit.logs.mkdir(parents=True)
-    with up_module._Lock(up.kit), pytest.raises(ConfigError, match="another process uses this kit"):
+    lock = only_one(up.kit.state / "lock", "the first")
+    with lock, pytest.raises(ConfigError, match="another process uses this kit"):
         SiteUp(up.kit).run()
     assert stage.children == []
     ends_after(up, stage, 1)

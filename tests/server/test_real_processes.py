@@ -22,7 +22,7 @@ SITES = ("east", "west")
 TERMS = {
     "name": "risk",
     "seed": 5,
-    "rounds": 3,
+    "rounds": 2,
     "subtasks": {
         "risk": {
             "kind": "tabular_classification",
@@ -87,7 +87,7 @@ def _arrays(run: Path) -> dict[str, dict[str, np.ndarray]]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_real_processes_give_the_arrays_of_the_local_engine(tmp_path: Path) -> None:
-    """Three rounds over real processes and real files end with the very bits of the local engine."""
+    """Two rounds over real processes and real files end with the very bits of the local engine."""
     node_configs = _deploy(tmp_path)
     processes = tmp_path / "processes"
     processes.mkdir()
@@ -102,4 +102,4 @@ def test_real_processes_give_the_arrays_of_the_local_engine(tmp_path: Path) -> N
         for name, array in arrays.items():
             np.testing.assert_array_equal(found[file][name], array, err_msg=f"{file}: {name}")
     summary = json.loads((tmp_path / "real" / "summary.json").read_text(encoding="utf-8"))
-    assert summary["ended"] == "all 3 rounds are done"
+    assert summary["ended"] == "all 2 rounds are done"
