@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from clients import device, site_file
+from clients import device, line, site_file
 from clients.custody import Custody, DeploymentCustody, ScenarioCustody
 from clients.reading import ANEW, Keeper
 from clients.site_file import SiteConfig
@@ -92,7 +92,7 @@ def from_config(
             gpu=chosen.type == "cuda",
             gpu_memory_mib=device.gpu_memory_mib(chosen, limits.gpu_memory_share),
             examples_per_s=limits.examples_per_s or measure_speed(chosen),
-            bandwidth_mbit=limits.bandwidth_mbit,
+            bandwidth_mbit=limits.bandwidth_mbit or line.mbit(base),
             price=config.price,
             shares_models=config.egress.models,
             subtasks=dict.fromkeys(config.data, 0),

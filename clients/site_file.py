@@ -79,7 +79,7 @@ class Limits(Frozen):
 
     memory_mib: Positive | None = None
     examples_per_s: Positive | None = None
-    bandwidth_mbit: Positive = 100
+    bandwidth_mbit: Positive | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gpu_memory_share: float | None = Field(None, gt=0, le=1)
     results_mib: int = Field(2048, ge=1, le=10**9)

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from clients import line
 from clients.inquiry import PROBE_BYTES, REFUSALS, Found, ask, why, wrong_clock
 from clients.kit import SiteKit, open_roster_book
 from clients.kit_check import Stamp, check_kit, stamp_of
@@ -126,6 +127,8 @@ class SiteUp:
             self.say(f"took the roster of epoch {book.epoch()} from the server; the authority signed it")
         if wrong := wrong_clock(found):
             raise ConfigError(wrong)
+        if found.mbit:
+            line.keep(self.kit.folder, found.mbit)
         speed = f", {found.mbit:.0f} Mbit/s down" if found.mbit else ""
         self.say(
             f"the server {self.kit.address} answers: Consilium {info.version}, roster {info.epoch}{speed}"
