@@ -27,6 +27,7 @@ from server.courier import Courier, SimulatedCourier, WallCourier
 from server.discovery import discover, joins_later
 from server.families import alike, families_of
 from server.finale import Outcome, conclude
+from server.learner import Learner
 from server.learners import make
 from server.models import keep_reached, write_models, write_state
 from server.preparation import Prepared, prepare, with_public
@@ -103,9 +104,7 @@ def federate(
         )
         stopped = _conduct(conductor, capabilities)
     if stopped is not None and stopped.code == STOPPED:
-        for name, learner in learners.items():
-            if (reached := learner.final()) is not None:
-                keep_reached(terms.folder, name, reached[1])
+        _keep_finals(terms.folder, learners)
         raise stopped
     outcomes = _conclude(conductor, chains, terms, tell)
     wholes = measure_wholes(courier, collaboration, learners, terms.run, notes)
@@ -126,6 +125,13 @@ def federate(
         write_report(summary, terms.folder / "report.html")
         raise RunError(f"{stopped}; what was reached until then is in {terms.folder}") from stopped
     return summary
+
+
+def _keep_finals(folder: Path, learners: Mapping[str, Learner]) -> None:
+    """Write what a run that was stopped had reached: no site is asked how good it is."""
+    for name, learner in learners.items():
+        if (reached := learner.final()) is not None:
+            keep_reached(folder, name, reached[1])
 
 
 def _courier(grid: Grid, nodes: Mapping[str, int], collaboration: Collaboration, terms: Terms) -> Courier:

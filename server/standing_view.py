@@ -139,8 +139,8 @@ def _headline(name: str | None, status: Mapping[str, Any], at: float) -> Text:
     order = status.get("order") or {}
     words = [f"run {plain(name)}: {order.get('state', 'unknown')}"]
     if order.get("state") == "running":
-        rounds = status.get("rounds", 0)
-        words.append(f"round {min(status.get('round', 0) + 1, rounds)} of {rounds}")
+        if rounds := status.get("rounds"):  # not yet, in the first second of its process
+            words.append(f"round {min(status.get('round', 0) + 1, rounds)} of {rounds}")
         words.append(plain(str(status.get("stage", ""))))
     if order.get("since"):
         since = duration(max(0.0, at - float(order["since"])))

@@ -135,6 +135,16 @@ def test_the_headline() -> None:
     assert "waiting after it: r2" in text(later)
 
 
+def test_a_process_that_has_not_told_its_rounds() -> None:
+    """In its first second there is no round to speak of, rather than round 0 of 0."""
+    answer = found()
+    del answer["runs"]["r1"]["rounds"], answer["runs"]["r1"]["round"]
+    buffer = io.StringIO()
+    Console(file=buffer, width=100).print(shown(answer, "r1"))
+    assert "run r1: running, since" in buffer.getvalue()
+    assert "round" not in buffer.getvalue()
+
+
 def test_results_and_rejections() -> None:
     """The latest values, and the last contributions that were not taken."""
     latest = {"a": {"metric": "auroc", "value": 0.9123, "round": 2}}
