@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from collab.allocation.contract import Belief
 from collab.drift import PageHinkley
@@ -138,6 +139,19 @@ class Beliefs:
         self._pairs: dict[tuple[str, str], PairRecord] = {}
         self._paces: dict[str, Pace] = {}
         self._standings: dict[str, Standing] = {}
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all that is believed, for the record; infinite numbers as text."""
+        pairs = {f"{site}/{subtask}": asdict(r) for (site, subtask), r in sorted(self._pairs.items())}
+        found: dict[str, Any] = _finite(
+            {
+                "subtasks": {name: asdict(one) for name, one in sorted(self._subtasks.items())},
+                "pairs": pairs,
+                "paces": {site: asdict(one) for site, one in sorted(self._paces.items())},
+                "standings": {site: asdict(one) for site, one in sorted(self._standings.items())},
+            }
+        )
+        return found
 
     # -- what happened --------------------------------------------------------------------------
 
@@ -272,3 +286,11 @@ def _parts(given: tuple[Contributed, ...], credit_of: Mapping[str, float]) -> di
     if total <= 0.0:
         return {site: 1.0 / len(weights) for site in weights}
     return {site: weight / total for site, weight in weights.items()}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_finite(one) for one in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,15 +1,16 @@
-"""Carry a run out: feed events to the state machine, do what it says, write both to the log."""
+"""Carry a run out: feed events to the state machine, do what it says, put both on the record."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from collab.cohort import Task
 from collab.collaboration import Collaboration, metric_of
 from collab.events import (
+    EVENT,
     Abort,
     Aggregate,
     Arrived,
@@ -41,13 +42,20 @@ from server import ballots
 from server.courier import Account, Arrival, Courier, Letter
 from server.families import Family, said
 from server.gate import guarded
-from server.learner import Learner
+from server.learner import Effect, Learner
 from server.preparation import predicted_seconds
+from server.record import Record
 from server.roll_call import RollCall, admit, dismiss, nobody
-from server.runlog import RunLog
+from server.runlog import EVENT_ROW, row_of
 from server.upstream import Settler, nothing
 
 Listener = Callable[[Mapping[str, Any]], None]
+
+
+class EndedError(RunError):
+    """The run has come to an end that is no success; to resume it would come to the same."""
+
+    code = "ended"
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,26 @@ class CurvePoint:
     metrics: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What an answer was found to be; with ``contribution`` its arrays are kept at ``ref``."""
+
+    event: Arrived | Rejected | TimePassed
+    contribution: Contribution | None = None
+    ref: str = ""
+    is_contribution: bool = True
+
+    def row(self, notes: Sequence[str]) -> dict[str, Any]:
+        """Return it as the record keeps it."""
+        return {
+            "event": self.event.model_dump(mode="json"),
+            "contribution": self.contribution and self.contribution.model_dump(mode="json"),
+            "arrays": self.ref,
+            "is_contribution": self.is_contribution,
+            "notes": list(notes),
+        }
+
+
 @dataclass
 class Conductor:
     """One run's rounds. ``listener`` is told what a person may want to watch."""
@@ -70,7 +98,7 @@ class Conductor:
     run: str
     courier: Courier
     learners: Mapping[str, Learner]
-    log: RunLog
+    record: Record
     listener: Listener
     notes: list[str] = field(default_factory=list)
     roll_call: RollCall = nobody
@@ -94,7 +122,7 @@ class Conductor:
         """Run all rounds; ``ended`` then says why they ended.
 
         Raises:
-            RunError: the state machine aborted.
+            EndedError: the state machine aborted.
         """
         self._events.extend(self.opening(capabilities))
         while self._finished is None:
@@ -112,7 +140,7 @@ class Conductor:
 
     def _handle(self, event: Event) -> None:
         instructions = self.machine.handle(event)
-        self.log.append(event, instructions)
+        self.record.same(EVENT_ROW, event.type, row_of(event, instructions))
         letters: list[Letter] = []
         for instruction in instructions:
             if isinstance(instruction, Send):
@@ -150,7 +178,7 @@ class Conductor:
                 self._finished = instruction
             case Abort():
                 self.ended = f"stopped: {instruction.reason}"
-                raise RunError(instruction.reason)
+                raise EndedError(instruction.reason)
 
     def _ask_all(self, instruction: Evaluate | Poll | Settle) -> None:
         if isinstance(instruction, Evaluate):
@@ -180,6 +208,38 @@ class Conductor:
             self._events.append(self._opened(arrival))
 
     def _opened(self, arrival: Arrival) -> Event:
+        """Return the event that an answer is; what was judged before the run was killed is not judged again."""
+        key = arrival.letter.about
+        said = self.record.replayed("judged", key)
+        if said is None:
+            noted = len(self.notes)
+            judged = self._judged(arrival)
+            said = self.record.note("judged", key, judged.row(self.notes[noted:]))
+        else:
+            self._again(key, said)
+        for ref in arrival.refs if said["is_contribution"] else ():
+            self.record.content.drop(ref)  # it was kept as it is used, or is not used
+        event = EVENT.validate_python(said["event"])
+        self._tell(arrival, event)
+        return event
+
+    def _again(self, key: str, said: Mapping[str, Any]) -> None:
+        """Take up what an earlier process had judged."""
+        self.notes.extend(said["notes"])
+        task = self.machine.task(key)
+        if said["contribution"] is not None and task is not None:
+            contribution = Contribution.model_validate(said["contribution"])
+            self.learners[task.send.subtask].again(key, contribution, said["arrays"])
+
+    def _tell(self, arrival: Arrival, event: Event) -> None:
+        site, key = arrival.letter.site, arrival.letter.about
+        if isinstance(event, Rejected):
+            about = {"site": site, "subtask": arrival.letter.subtask, "about": key}
+            self.listener({"type": "rejected", **about, "code": event.code, "detail": event.detail})
+        elif isinstance(event, Arrived):
+            self.listener({"type": "arrived", "site": site, "about": key})
+
+    def _judged(self, arrival: Arrival) -> Judged:
         """Check a contribution; a bad one becomes Rejected under the site's name, and nothing else stops."""
         key = arrival.letter.about
         task = self.machine.task(key)
@@ -188,24 +248,25 @@ class Conductor:
             note = f"{what} not used, it came too late or twice"
             if note not in self.notes:  # a slow site may be late every round
                 self.notes.append(note)
-            return TimePassed(at_s=arrival.at_s)
+            return Judged(TimePassed(at_s=arrival.at_s), is_contribution=False)
         if task.outcome == "contributed" and arrival.content is None:
-            return TimePassed(at_s=arrival.at_s)  # what has answered has not failed
+            return Judged(TimePassed(at_s=arrival.at_s))  # what has answered has not failed
         try:
             contribution = self._admitted(arrival, task)
         except ConsiliumError as error:
-            site = arrival.letter.site
-            self.notes.append(f"{site}: contribution to {key} rejected: {error}")
-            about = {"site": site, "subtask": task.send.subtask, "about": key}
-            self.listener({"type": "rejected", **about, "code": error.code, "detail": str(error)})
-            return Rejected(at_s=arrival.at_s, assignment=key, code=error.code, detail=str(error)[:500])
-        self.listener({"type": "arrived", "site": arrival.letter.site, "about": key})
-        return Arrived(
+            self.notes.append(f"{arrival.letter.site}: contribution to {key} rejected: {error}")
+            return Judged(
+                Rejected(at_s=arrival.at_s, assignment=key, code=error.code, detail=str(error)[:500])
+            )
+        event = Arrived(
             at_s=arrival.at_s,
             assignment=key,
             num_examples=contribution.num_examples,
             digest=contribution.digest,
         )
+        if task.outcome != "asked":
+            return Judged(event)
+        return Judged(event, contribution, self.learners[task.send.subtask].spool.ref(key))
 
     def _admitted(self, arrival: Arrival, task: Task) -> Contribution:
         """Check and keep a contribution; of one that is not used any more the message alone is read."""
@@ -219,13 +280,50 @@ class Conductor:
 
     def _aggregate(self, instruction: Aggregate) -> None:
         name = instruction.subtask
-        credits_ = self.learners[name].aggregate(instruction.assignments, self.notes)
+        credits_ = self._merged(instruction)
         self._credits |= dict.fromkeys(self.machine.groups.led_by(name), credits_)
         for family in self.families:
             if (grouped := family.decide(instruction, self.courier.now_s)) is not None:
                 self._events.append(grouped)  # before what is measured now, so before the next round
                 self.listener({"type": "stage", "text": said(grouped)})
         self._cover(instruction.round, instruction.subtask, instruction.coverage)
+
+    def _merged(self, instruction: Aggregate) -> dict[str, float]:
+        """Merge contributions, or take what an earlier process had made of them; return their credits."""
+        learner, keys = self.learners[instruction.subtask], instruction.assignments
+        about = f"{instruction.round}/{instruction.subtask}"
+        said = self.record.replayed("aggregated", about)
+        if said is not None:
+            for ref in said["arrays"].values():
+                self.record.content.use(ref)
+            arrays = {group: self.record.arrays(ref) for group, ref in said["arrays"].items()}
+            learner.take_effect(keys, Effect(said["said"], arrays))
+            self.notes.extend(said["notes"])
+            return dict(said["credits"])
+        noted = len(self.notes)
+        credits_ = learner.aggregate(keys, self.notes)
+        if self.record.keeps:
+            effect = learner.effect(keys)
+            refs = {group: self.record.put_arrays(arrays) for group, arrays in effect.arrays.items()}
+            body = {"assignments": list(keys), "credits": credits_, "notes": self.notes[noted:]}
+            self.record.note("aggregated", about, {**body, "said": effect.said, "arrays": refs})
+        return credits_
+
+    def _commit_round(self, round_: int) -> None:
+        """Close a round on the record: what is believed, what it cost, and where randomness stands by now.
+
+        Every generator is derived from (seed, round, purpose), so the round is its position.
+        """
+        accounts = {site: asdict(account) for site, account in sorted(self.courier.accounts.items())}
+        body = {
+            "at_s": self.courier.now_s,
+            "beliefs": self.machine.roster.beliefs.as_json(),
+            "accounts": accounts,
+            "randomness": {"seed": self.collaboration.seed, "round": round_},
+            "privacy": {},  # nothing is spent: no mechanism of differential privacy is at work
+        }
+        self.record.same("committed", str(round_), body)
+        self.record.commit()
 
     def _call_the_roll(self, round_: int) -> None:
         """Let sites come and go before a round; the events stand before those that open it."""
@@ -282,6 +380,7 @@ class Conductor:
                     "value": value,
                 }
             )
+        self._commit_round(instruction.round)
         self.listener({"type": "round", "round": instruction.round, "simulated_s": self.courier.now_s})
 
     def _poll(self, instruction: Poll) -> None:

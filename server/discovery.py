@@ -18,6 +18,7 @@ from protocol.records import pack
 from server.courier import open_reply
 from server.gate import NO_CAPS, check_rows
 from server.pulling import Reply, pull
+from server.record import Record
 
 _POLL_S = 0.2
 _GRACE_S = 10.0
@@ -54,6 +55,25 @@ def discover(
             raise RunError(f"{len(meeting.capabilities)} of {wanted} sites joined{why}")
         time.sleep(_POLL_S)
     return meeting.nodes, dict(sorted(meeting.capabilities.items()))
+
+
+def discovered(
+    record: Record,
+    grid: Grid,
+    collaboration: Collaboration,
+    notes: list[str],
+    max_examples: Mapping[str, int] = NO_CAPS,
+) -> tuple[dict[str, int], dict[str, Capability]]:
+    """Return what ``discover`` finds, or found before the run was killed; raises as that."""
+    said = record.replayed("discovered")
+    if said is None:
+        heard = list[str]()
+        nodes, capabilities = discover(grid, collaboration, heard, max_examples)
+        dumped = {site: one.model_dump(mode="json") for site, one in capabilities.items()}
+        said = record.note("discovered", "", {"nodes": nodes, "capabilities": dumped, "notes": heard})
+    notes.extend(said["notes"])
+    found = {site: Capability.model_validate(one) for site, one in sorted(said["capabilities"].items())}
+    return dict(said["nodes"]), found
 
 
 @dataclass

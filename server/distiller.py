@@ -20,6 +20,7 @@ from protocol.arrays import Arrays
 from protocol.errors import MessageError
 from server.courier import Courier
 from server.preparation import Prepared
+from server.record import Record
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Distiller:
     prepared: Prepared
     terms: DistillationTerms
     seconds_a_example: float
+    record: Record
 
     def student(
         self,
@@ -60,8 +62,30 @@ class Distiller:
     ) -> dict[str, NDArray[Any]]:
         """Return the arrays of ``start`` after distillation from the sharpened soft labels.
 
-        Rows without any mass, on which every site abstained, are left out.
+        Rows without any mass, on which every site abstained, are left out. A run that is resumed does not
+        train again what it had trained.
         """
+        key = f"{round_}/{self.prepared.subtask.name}/{start[0]}/{sharpening}"
+        said = self.record.replayed("distilled", key)
+        if said is None:
+            made, processed = self._distilled(start, soft_labels_NC, sharpening, round_)
+            if self.record.keeps:
+                put = self.record.put_arrays(made)
+                self.record.note("distilled", key, {"processed": processed, "arrays": put})
+        else:
+            self.record.content.use(said["arrays"])
+            made, processed = self.record.arrays(said["arrays"]), int(said["processed"])
+        courier.spend(processed * self.seconds_a_example)
+        return made
+
+    def _distilled(
+        self,
+        start: tuple[str, Arrays],
+        soft_labels_NC: NDArray[np.floating],
+        sharpening: Sharpening,
+        round_: int,
+    ) -> tuple[dict[str, NDArray[Any]], int]:
+        """Return a student's arrays, and how many examples that took."""
         public = self.prepared.public
         if public is None:
             raise MessageError(f"subtask '{self.prepared.subtask.name}' has no public set to distil on")
@@ -73,8 +97,7 @@ class Distiller:
         keys = (str(sharpening), "student") if model == self.terms.student else (str(sharpening), model)
         rng = generator(self.prepared.subtask.seed, round_, self.prepared.subtask.name, *keys)
         processed = distil(module, torch.as_tensor(public[known_N]), teacher_NC, rng, self.terms.spec)
-        courier.spend(processed * self.seconds_a_example)
-        return to_arrays(module)
+        return to_arrays(module), processed
 
     def outputs(self, model: str, arrays: Arrays) -> NDArray[np.float64]:
         """Return the probabilities [N, C] of a site's model on the public set."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,21 +21,23 @@ from collab.data.preprocess import Preprocessing
 from collab.scenario import public_set, root_set
 from protocol.errors import ConfigError, RunError
 from protocol.messages import Capability
-from server.conductor import Conductor, Listener
-from server.courier import Courier, SimulatedCourier, WallCourier
-from server.discovery import discover, joins_later
+from server.conductor import Conductor, EndedError, Listener
+from server.courier import Courier, SimulatedCourier, SimulatedSites, WallCourier
+from server.discovery import discovered, joins_later
 from server.families import alike, families_of
 from server.finale import Outcome, conclude
 from server.learner import Learner
+from server.journal.disk import Disk
+from server.journal.store import JournalError
 from server.learners import make
 from server.models import keep_reached, write_models, write_state
 from server.preparation import Prepared, prepare, with_public
+from server.record import Record, holds_record, open_record
 from server.report import write_report
 from server.roll_call import ByNodes, ByProfile, RollCall
-from server.runlog import RunLog
 from server.spool import Spool
 from server.summary import FILE_NAME as SUMMARY
-from server.summary import build_summary, write_json
+from server.summary import build_summary, read_summary, write_json
 from server.turns import TurnsGrid
 from server.upstream import ChainedCourier, Chains, worse_than_ablated
 from server.upstream import as_json as chain_entries
@@ -52,7 +53,9 @@ STOPPED = "stopped"
 class Terms:
     """What a run is carried out with, beside the collaboration.
 
-    ``max_examples`` is the most rows of a subtask that a site may say it has, where the roster gives it.
+    ``max_examples`` is the most rows of a subtask that a site may say it has, where the roster gives it;
+    ``journal`` the database that keeps the journal, a file in the folder if left out; ``sealed`` says that
+    simulated sites sign and check.
     """
 
     run: str
@@ -61,48 +64,103 @@ class Terms:
     engine: str = "flower"
     baselines: bool = False
     max_examples: Mapping[str, int] = field(default_factory=dict)
+    journal: str | None = None
+    sealed: bool = False
+
+    def on_record(self, text: str) -> dict[str, Any]:
+        """Return what a run that is resumed must have begun with; ``text`` is its collaboration."""
+        said = {"clock": self.clock, "engine": self.engine, "baselines": self.baselines}
+        return {**said, "sealed": self.sealed, "collaboration": text}
 
 
 def federate(
-    grid: Grid, collaboration: Collaboration, terms: Terms, listener: Listener | None = None
+    grid: Grid | Callable[[Record], Grid],
+    collaboration: Collaboration,
+    terms: Terms,
+    listener: Listener | None = None,
+    sites: SimulatedSites | None = None,
+    disk: Disk | None = None,
 ) -> dict[str, Any]:
     """Run ``collaboration`` over ``grid`` and return its summary, which ``terms.folder`` then holds too.
 
+    Where the folder holds the journal of this run, the run goes on from there.
+
+    Args:
+        grid: reaches the sites; or makes what does, for this process and its record.
+        collaboration: what is to be done.
+        terms: how.
+        listener: is told what a person may want to watch.
+        sites: the memories of simulated sites, which a run that is resumed must get back.
+        disk: the seam of the journal.
+
     Raises:
-        RunError: the run could not go on; the folder holds what was reached until then, and the log.
-        UserError: the collaboration or its data cannot be used.
+        RunError: the run could not go on; the folder holds what was reached until then, and the journal.
+        UserError: the collaboration or its data cannot be used, or the folder holds something else.
     """
-    tell = listener or (lambda _: None)
-    torch.set_num_threads(1)  # the server distils: the same bits whatever the machine's cores
-    started, notes = time.monotonic(), list[str]()
     if terms.clock == "simulated" and not collaboration.is_scenario:
         raise ConfigError("clock = 'simulated' needs the sites' profiles, [sites.NAME]; else clock = 'wall'")
-    _make_folder(terms.folder)
-    (terms.folder / COLLABORATION).write_text(to_toml(collaboration), encoding="utf-8")
+    torch.set_num_threads(1)  # the server distils: the same bits whatever the machine's cores
+    text = to_toml(collaboration)
+    make_run_folder(terms.folder)
+    with open_record(
+        terms.folder, terms.run, terms.on_record(text), disk=disk or Disk(), url=terms.journal
+    ) as record:
+        if (said := record.outcome()) is not None:
+            return _as_it_ended(terms.folder, said)
+        record.disk.put(terms.folder / COLLABORATION, text.encode())
+        try:
+            made = grid if isinstance(grid, Grid) else grid(record)
+            summary = _federate(made, collaboration, terms, record, listener or (lambda _: None), sites)
+        except EndedError as error:
+            record.end({"failed": str(error)})
+            raise RunError(str(error)) from error.__cause__
+        record.end({"ended": summary["ended"]})
+        return summary
+
+
+def _as_it_ended(folder: Path, said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the summary of a run that has ended; raise what it ended with if it failed."""
+    if "failed" in said:
+        raise RunError(str(said["failed"]))
+    return read_summary(folder)
+
+
+def _federate(
+    grid: Grid,
+    collaboration: Collaboration,
+    terms: Terms,
+    record: Record,
+    tell: Listener,
+    sites: SimulatedSites | None,
+) -> dict[str, Any]:
+    started, notes = time.monotonic(), list[str]()
+    terms = replace(terms, max_examples=_caps(record, terms))
     tell({"type": "stage", "text": "waiting for sites"})
     if terms.clock == "simulated" and terms.engine != "local":
         grid = TurnsGrid(grid)  # the local engine answers in turn, and must see a cohort as one batch
-    nodes, everybody = discover(grid, collaboration, notes, terms.max_examples)
+    nodes, everybody = discovered(record, grid, collaboration, notes, terms.max_examples)
     later = {s: c for s, c in everybody.items() if joins_later(collaboration, s)}
     capabilities = {s: c for s, c in everybody.items() if s not in later}
-    courier = ChainedCourier(_courier(grid, nodes, collaboration, terms))
+    below: Courier = WallCourier(grid, nodes, record)
+    if terms.clock == "simulated":
+        below = SimulatedCourier(grid, nodes, collaboration.sites, collaboration.seed, record, sites)
+    courier = ChainedCourier(below)
     tell({"type": "stage", "text": "merging statistics"})
     found = prepare(courier, collaboration, capabilities, notes, terms.max_examples)
     prepared = {name: with_sets(collaboration, one) for name, one in alike(collaboration, found).items()}
-    spool = Spool(terms.folder / "contributions")
+    spool = Spool(record)
     learners = {name: make(collaboration, one, terms.run, spool) for name, one in prepared.items()}
     chains = Chains(learners, courier)
     roll_call: RollCall = ByProfile(collaboration, later)
     if terms.clock == "wall":
-        roll_call = ByNodes(grid, courier, collaboration, nodes, notes, terms.max_examples)
-    with closing(spool), RunLog(terms.folder) as log:
-        conductor = Conductor(
-            *(collaboration, terms.run, courier, learners, log, tell, notes),
-            roll_call=roll_call,
-            settle=chains.settle,
-            families=families_of(collaboration, learners),
-        )
-        stopped = _conduct(conductor, capabilities)
+        roll_call = ByNodes(grid, courier, collaboration, nodes, notes, terms.max_examples, record)
+    conductor = Conductor(
+        *(collaboration, terms.run, courier, learners, record, tell, notes),
+        roll_call=roll_call,
+        settle=chains.settle,
+        families=families_of(collaboration, learners),
+    )
+    stopped = _conduct(conductor, capabilities)
     if stopped is not None and stopped.code == STOPPED:
         _keep_finals(terms.folder, learners)
         raise stopped
@@ -123,7 +181,7 @@ def federate(
     write_json(summary, terms.folder / SUMMARY)
     if stopped is not None:
         write_report(summary, terms.folder / "report.html")
-        raise RunError(f"{stopped}; what was reached until then is in {terms.folder}") from stopped
+        raise EndedError(f"{stopped}; what was reached until then is in {terms.folder}") from stopped
     return summary
 
 
@@ -134,17 +192,19 @@ def _keep_finals(folder: Path, learners: Mapping[str, Learner]) -> None:
             keep_reached(folder, name, reached[1])
 
 
-def _courier(grid: Grid, nodes: Mapping[str, int], collaboration: Collaboration, terms: Terms) -> Courier:
-    """Return the courier of the run's clock."""
-    if terms.clock == "simulated":
-        return SimulatedCourier(grid, nodes, collaboration.sites, collaboration.seed)
-    return WallCourier(grid, nodes)
+def _caps(record: Record, terms: Terms) -> Mapping[str, int]:
+    """Return the caps of the roster as they were when the run began."""
+    said = record.replayed("caps")
+    found: dict[str, int] = (said or record.note("caps", "", {"rows": dict(terms.max_examples)}))["rows"]
+    return found
 
 
 def _conduct(conductor: Conductor, capabilities: Mapping[str, Capability]) -> RunError | None:
     """Carry the rounds out; return the error that stopped them, if there is something to save."""
     try:
         conductor.conduct(capabilities)
+    except JournalError:
+        raise
     except RunError as error:
         if all(learner.final() is None for learner in conductor.learners.values()):
             raise
@@ -157,13 +217,19 @@ def to_toml(collaboration: Collaboration) -> str:
     return tomlkit.dumps(collaboration.model_dump(mode="json", exclude_none=True))
 
 
-def _make_folder(folder: Path) -> None:
+def make_run_folder(folder: Path) -> None:
+    """Make the folder of a run; one that holds a run's journal may be there.
+
+    Raises:
+        ConfigError: it holds something else, or cannot be made.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=False)
-    except FileExistsError:
-        raise ConfigError(f"{folder}: is there already; give the run another name") from None
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = any(folder.iterdir()) and not holds_record(folder)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be made ({error.strerror})") from None
+    if taken:
+        raise ConfigError(f"{folder}: is there already; give the run another name")
 
 
 def with_sets(collaboration: Collaboration, prepared: Prepared) -> Prepared:

@@ -105,7 +105,7 @@ class Commands:
     log_of: Callable[[str, int], list[str]]
 
     def __call__(self, name: str, query: dict[str, str], given: dict[str, Any]) -> Answer:
-        """Answer ``submit``, ``status``, ``logs`` or ``stop``."""
+        """Answer ``submit``, ``status``, ``logs``, ``stop`` or ``resume``."""
         if name == "submit":
             return self._submit(given)
         if name == "status":
@@ -122,12 +122,23 @@ class Commands:
         if name == "logs":
             lines = query.get("lines", "200")
             return 200, {"run": run, "lines": self.log_of(run, int(lines) if lines.isdigit() else 200)}
+        if name == "resume":
+            return self._resume(order)
         if name != "stop":
             return 404, {"error": "not here"}
         if order.state not in LIVE:
             return 400, {"error": f"run '{run}' has ended: {order.state}"}
         self.orders.ask_stop(run)
         return 200, {"run": run, "state": "stopping"}
+
+    def _resume(self, order: Order) -> Answer:
+        """Have a run that was stopped or has failed go on from its journal."""
+        if order.state == "finished":
+            return 400, {"error": f"run '{order.run}' has finished; there is nothing to resume"}
+        if order.state in LIVE:  # the supervisor resumes it by itself, whatever dies
+            return 200, {"run": order.run, "state": order.state}
+        self.orders.ask_resume(order.run)
+        return 200, {"run": order.run, "state": "queued"}
 
     def _submit(self, given: dict[str, Any]) -> Answer:
         run, text = given.get("run"), given.get("collaboration")

@@ -26,6 +26,7 @@ from protocol.messages import Assignment, Contribution, Joint
 from protocol.records import pack
 from server.courier import Letter
 from server.gate import LARGEST_MODEL, Demand, check_norm
+from server.learner import Effect
 from server.weights_learner import WeightsLearner
 
 AFFINITY: Final = "affinity/"
@@ -154,6 +155,28 @@ class JointLearner(WeightsLearner):
             self.spool.drop(key)
         aligned = {c.site: credit.alignment(before, after, given[key]) for key, c in said.items()}
         return credit.relative(aligned)
+
+    def effect(self, keys: Sequence[str]) -> Effect:
+        """Return what has become of every subtask of the group, and of the sums of affinities."""
+        party = self._party()
+        said: dict[str, Any] = {"looked": party.looked}
+        arrays: dict[str, Arrays] = {"sums": party.sums}
+        for name, learner in party.learners.items():
+            own = WeightsLearner.effect(learner, keys)
+            said[name] = own.said
+            arrays |= {f"{name}/{group}": found for group, found in own.arrays.items()}
+        return Effect(said, arrays)
+
+    def take_effect(self, keys: Sequence[str], effect: Effect) -> None:
+        """Bring every subtask of the group to where merging had brought it."""
+        party = self._party()
+        party.looked, party.sums = effect.said["looked"], dict(effect.arrays["sums"])
+        for name, learner in party.learners.items():
+            own = {
+                g.removeprefix(f"{name}/"): a for g, a in effect.arrays.items() if g.startswith(f"{name}/")
+            }
+            WeightsLearner.take_effect(learner, (), Effect(effect.said[name], own))
+        self._let_go(keys)
 
     def _means(
         self, before: Arrays, said: Mapping[str, Contribution], given: Mapping[str, Arrays]

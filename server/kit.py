@@ -35,6 +35,7 @@ class ServerConfig(Frozen):
         max_reply_mib: the largest answer of a site that is taken.
         data: the folders, beside the kit's own unless absolute, of public sets and imported teachers; a run
             may read nothing else of this machine.
+        journal: the URL of a PostgreSQL database for the runs' journals; a file in each run's folder if left out.
     """
 
     name: Name
@@ -45,6 +46,7 @@ class ServerConfig(Frozen):
     group: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] | None = None
     max_reply_mib: float = Field(4096, gt=0, le=65_536)
     data: tuple[str, ...] = Field(("data",), max_length=32)
+    journal: Annotated[str, Field(max_length=1000)] | None = None
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,19 @@ from server.spool import Spool
 Model = tuple[str, Mapping[str, NDArray[Any]]]
 
 
+@dataclass(frozen=True)
+class Effect:
+    """What an aggregation changed: what a record can hold, and arrays by group."""
+
+    said: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, Arrays] = field(default_factory=dict, repr=False)
+
+
 class Learner(Protocol):
     """What the conductor of a run needs of a subtask."""
 
     prepared: Prepared
+    spool: Spool
     temperature: float
     """The calibration of the final model, from federated validation rows; 1 if there is none."""
 
@@ -53,6 +62,18 @@ class Learner(Protocol):
 
     def aggregate(self, keys: Sequence[str], notes: list[str]) -> dict[str, float]:
         """Merge the kept contributions in this order; return their credits by site (``collab.credit``)."""
+        ...
+
+    def effect(self, keys: Sequence[str]) -> Effect:
+        """Return what merging the contributions of these assignments has just made of the state."""
+        ...
+
+    def take_effect(self, keys: Sequence[str], effect: Effect) -> None:
+        """Bring the state to where merging had brought it, without merging."""
+        ...
+
+    def again(self, key: str, contribution: Contribution, ref: str) -> None:
+        """Keep a contribution that had been accepted before the run was killed; ``ref`` has its arrays."""
         ...
 
     def measure(self, courier: Courier, round_: int, notes: list[str]) -> tuple[Measurement, list[Arrival]]:
@@ -98,6 +119,17 @@ class Base:
         """Drop a contribution that was kept, if it was."""
         self.sent.pop(key, None)
         if self.kept.pop(key, None) is not None:
+            self.spool.drop(key)
+
+    def again(self, key: str, contribution: Contribution, ref: str) -> None:
+        """Keep a contribution that had been accepted before the run was killed; ``ref`` has its arrays."""
+        self.kept[key] = contribution
+        self.spool.again(key, ref)
+
+    def _let_go(self, keys: Sequence[str]) -> None:
+        """Drop contributions that have been merged."""
+        for key in keys:
+            self.kept.pop(key, None)
             self.spool.drop(key)
 
     def finish(self, courier: Courier, round_: int, notes: list[str]) -> None:

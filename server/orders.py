@@ -1,7 +1,7 @@
 """The order book of a server: which runs were submitted, and how far each is. One small file a run.
 
-The link process writes an order when it is submitted, and a stop mark beside it; all else about an order
-is the supervisor's to write. A file is written aside and renamed, so a reader sees the old or the new.
+The link process writes an order when it is submitted, and marks beside it that say that it is to stop or to go
+on; all else about an order is the supervisor's to write. A file is written aside and renamed, so a reader sees the old or the new.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,6 @@ from protocol.errors import ConfigError
 State = Literal["queued", "running", "stopping", "finished", "failed", "stopped"]
 LIVE: tuple[State, ...] = ("queued", "running", "stopping")
 MAX_TEXT = 2**20
-INTERRUPTED = ".interrupted-"
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -29,8 +29,7 @@ class Order(Frozen):
     """One submitted run. Times are seconds since 1970; ``flower_run`` is Flower's own id of it.
 
     ``baselines``: have each site train alone as well, so that the report can say whether collaborating paid.
-    ``starts`` counts the processes that have worked on it: each has a number, and a site refuses what an
-    earlier one still sends. ``kept`` says which folders hold what processes that died had written.
+    ``starts`` counts the processes that have worked on it since it was submitted or last resumed by hand.
     """
 
     run: Name
@@ -39,7 +38,6 @@ class Order(Frozen):
     since: float
     flower_run: int | None = None
     starts: int = 0
-    kept: tuple[str, ...] = ()
     baselines: bool = True
     why: str = ""
 
@@ -56,11 +54,9 @@ class OrderBook:
         """Keep a collaboration to be run.
 
         Raises:
-            ConfigError: the run has an order already, its name is reserved, or the text is none or too long.
+            ConfigError: the run has an order already, or the text is none or too long.
         """
         order = Order(run=run, submitted_at=now_s, since=now_s, baselines=baselines)
-        if INTERRUPTED in run:
-            raise ConfigError(f"run '{run}': names with '{INTERRUPTED}' are for what is kept of other runs")
         if len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT:
             raise ConfigError(f"the collaboration has more than {MAX_TEXT} bytes")
         if any("\ud800" <= character <= "\udfff" for character in text):
@@ -91,6 +87,7 @@ class OrderBook:
 
         Those that have ended are read once: a server keeps the orders of all its time.
         """
+        self._take_up()
         found = []
         for path in self._folder.glob("*.json"):
             if path.stem in self._ended or (order := self.get(path.stem)) is None:
@@ -114,6 +111,30 @@ class OrderBook:
     def is_to_stop(self, run: str) -> bool:
         """Return whether a run is to stop."""
         return self._stop_path(run).exists()
+
+    def ask_resume(self, run: str) -> None:
+        """Mark a run that was stopped or has failed as one that is to go on."""
+        self._resume_path(run).touch()
+
+    def _take_up(self) -> None:
+        """Put the orders of runs that are to go on back into the queue."""
+        for path in self._folder.glob("*.resume"):
+            order = self.get(path.stem)
+            if order is not None and order.state not in LIVE:
+                self._stop_path(order.run).unlink(missing_ok=True)
+                changed = {
+                    "state": "queued",
+                    "since": time.time(),
+                    "starts": 0,
+                    "why": "",
+                    "flower_run": None,
+                }
+                self.put(order.model_copy(update=changed))
+                self._ended.discard(order.run)
+            path.unlink(missing_ok=True)
+
+    def _resume_path(self, run: str) -> Path:
+        return self._folder / f"{run}.resume"
 
     def _stop_path(self, run: str) -> Path:
         return self._folder / f"{run}.stop"

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from flwr.serverapp import Grid
@@ -26,7 +23,7 @@ from server.families import alike
 from server.federation import with_sets
 from server.learners import make
 from server.preparation import prepare
-from server.runlog import RunLog
+from server.record import Record
 from server.spool import Spool
 
 
@@ -71,13 +68,12 @@ def outlook(grid: Grid, collaboration: Collaboration) -> Outlook:
         name: with_sets(collaboration, one)
         for name, one in alike(collaboration, prepare(courier, collaboration, capabilities, notes)).items()
     }
-    with TemporaryDirectory() as scratch, closing(Spool(Path(scratch) / "contributions")) as spool:
-        learners = {name: make(collaboration, one, "plan", spool) for name, one in prepared.items()}
-        with RunLog(Path(scratch)) as log:
-            conductor = Conductor(collaboration, "plan", courier, learners, log, lambda _: None, notes)
-            given: tuple[Instruction, ...] = ()
-            for event in conductor.opening(capabilities):
-                given = conductor.machine.handle(event)
+    record = Record()
+    learners = {name: make(collaboration, one, "plan", Spool(record)) for name, one in prepared.items()}
+    conductor = Conductor(collaboration, "plan", courier, learners, record, lambda _: None, notes)
+    given: tuple[Instruction, ...] = ()
+    for event in conductor.opening(capabilities):
+        given = conductor.machine.handle(event)
     return _outlook(collaboration, conductor.machine, given, notes)
 
 

@@ -17,7 +17,7 @@ from protocol.messages import Contribution, PrototypeSpec
 from server.courier import Arrival, Courier, Letter
 from server.evaluations import Measurement
 from server.gate import Demand
-from server.learner import Base, Model
+from server.learner import Base, Effect, Model
 
 # Features of a network that learns anything stay far below this; one such number would spoil a mean.
 LARGEST = 1e6
@@ -63,6 +63,16 @@ class PrototypeLearner(Base):
             self.last[said.site] = (prototypes_CD, np.asarray(said.class_counts) * gives_C)
         self.prototypes_CD, self.counts_C = prototypes.merge([self.last[s] for s in sorted(self.last)])
         return {}
+
+    def effect(self, keys: Sequence[str]) -> Effect:  # noqa: ARG002
+        """Return each site's last prototypes; their mean follows from them."""
+        return Effect(arrays={site: {"p": p, "counts": c} for site, (p, c) in self.last.items()})
+
+    def take_effect(self, keys: Sequence[str], effect: Effect) -> None:
+        """Take up each site's last prototypes, and merge them."""
+        self.last = {site: (found["p"], found["counts"]) for site, found in effect.arrays.items()}
+        self.prototypes_CD, self.counts_C = prototypes.merge([self.last[s] for s in sorted(self.last)])
+        self._let_go(keys)
 
     def measure(self, courier: Courier, round_: int, notes: list[str]) -> tuple[Measurement, list[Arrival]]:
         """Measure every site's own model on its own validation rows."""

@@ -19,12 +19,17 @@ _MOST_EXAMPLES = 10**12
 
 @dataclass(frozen=True)
 class Reply:
-    """One reply as it was taken, or the ``failure`` in its place; ``work`` is what it says it processed."""
+    """One reply as it was taken, or the ``failure`` in its place; ``work`` is what it says it processed.
+
+    ``asked`` (the digest of the question) and ``signature`` (of the answer), in hex, come with sealed ones.
+    """
 
     content: RecordDict | None = None
     failure: ProtocolError | None = None
     size: int = 0
     work: float = 0.0
+    asked: str = ""
+    signature: str = ""
 
 
 def pull(grid: Grid, message_id: str) -> list[Reply]:

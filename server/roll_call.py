@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -25,6 +25,7 @@ from server.discovery import Greeting, opened
 from server.learner import Learner
 from server.preparation import Prepared, ask
 from server.pulling import pull
+from server.record import Record
 
 
 class RollCall(Protocol):
@@ -65,39 +66,49 @@ class ByNodes:
     nodes: dict[str, int]
     notes: list[str]
     max_examples: Mapping[str, int] = field(default_factory=dict)
+    record: Record = field(default_factory=Record)
     pending: dict[str, int] = field(default_factory=dict)
     asked: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.asked |= set(self.nodes.values())
 
-    def __call__(self, round_: int) -> tuple[list[Capability], dict[str, str]]:  # noqa: ARG002
+    def __call__(self, round_: int) -> tuple[list[Capability], dict[str, str]]:
         """Ask new nodes; take in those that have answered since they were asked."""
-        present = set(self.grid.get_node_ids())
-        went = {s: "its node is gone" for s, node in sorted(self.nodes.items()) if node not in present}
-        for site in went:
+        said = self.record.replayed("roll", str(round_))
+        if said is None:
+            said = self.record.note("roll", str(round_), self._look())
+        self.notes.extend(said["notes"])
+        for site in said["went"]:
             self.asked.discard(self.nodes.pop(site))
             self.courier.dismiss(site)
+        for site, node in said["nodes"].items():
+            self.nodes[site] = node
+            self.asked.add(node)
+            self.courier.admit(site, node)
+        return [Capability.model_validate(one) for one in said["came"]], dict(said["went"])
+
+    def _look(self) -> dict[str, Any]:
+        """Return who came, at which nodes, and who went; nobody has been told yet."""
+        present = set(self.grid.get_node_ids())
+        went = {s: "its node is gone" for s, node in sorted(self.nodes.items()) if node not in present}
+        stay = {site: node for site, node in self.nodes.items() if site not in went}
         fresh = sorted(present - self.asked)
         messages = [Message(pack(Greeting()), node, "query.capability") for node in fresh]
         self.pending.update(zip(self.grid.push_messages(messages) if messages else [], fresh, strict=True))
         self.asked.update(fresh)
-        return list(self._answers()), went
-
-    def _answers(self) -> list[Capability]:
-        came = []
+        came, nodes, notes = list[Any](), dict[str, int](), list[str]()
         for message_id in list(self.pending):
             for reply in pull(self.grid, message_id)[:1]:  # a node may answer twice
                 node = self.pending.pop(message_id)
                 try:
-                    capability = opened(reply, self.collaboration, self.nodes, self.max_examples)
+                    capability = opened(reply, self.collaboration, {**stay, **nodes}, self.max_examples)
                 except ConsiliumError as error:
-                    self.notes.append(f"a node did not join: {error.code}: {error}")
+                    notes.append(f"a node did not join: {error.code}: {error}")
                     continue
-                self.nodes[capability.site] = node
-                self.courier.admit(capability.site, node)
-                came.append(capability)
-        return came
+                nodes[capability.site] = node
+                came.append(capability.model_dump(mode="json"))
+        return {"came": came, "nodes": nodes, "went": went, "notes": notes}
 
 
 def admit(courier: Courier, learner: Learner, capability: Capability, notes: list[str]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from protocol.children import Child
 from server.flwr_adapter.runtime import COMPLETED, FAILED, STOPPED, Control, Task, TaskOffice
 from server.kit import ServerKit
-from server.orders import INTERRUPTED, Order, OrderBook, State
+from server.orders import Order, OrderBook, State
 
 _BEAT_S = 10.0  # a token that is not heard of for 60 s is taken away
 _TASK_S = 60.0
@@ -132,17 +132,11 @@ class RunKeeper:
         if starts > _MOST_STARTS:
             self._finish("failed", FAILED, f"its process died {_MOST_STARTS} times")
             return
-        try:
-            self._keep_what_was_written()
-        except OSError as error:
-            self._finish("failed", FAILED, f"its folder cannot be put aside ({error.strerror})")
-            return
         self._put(state="running" if self._stop_by is None else "stopping", starts=starts)
         given: dict[str, Any] = {
             "kit": str(self.office.kit.folder),
             "address": self.office.address,
             "run": run,
-            "lease": starts,
             "baselines": self.order.baselines,
             "task": [task.token, task.task_id, task.flower_run, task.node_id, task.run],
         }
@@ -153,16 +147,6 @@ class RunKeeper:
             self.office.say(f"run {run}: no process can be started for it ({error.strerror})")
             return
         self.office.say(f"run {run}: started" + (f" again, for the {starts}. time" if starts > 1 else ""))
-
-    def _keep_what_was_written(self) -> None:
-        """Put the folder of a process that died aside, under a name that is free."""
-        runs = self.office.kit.runs
-        if not (runs / self.order.run).exists():
-            return
-        names = (f"{self.order.run}{INTERRUPTED}{n}" for n in range(max(1, self.order.starts), 10_000))
-        kept = next(name for name in names if not (runs / name).exists())
-        (runs / self.order.run).rename(runs / kept)
-        self._put(kept=(*self.order.kept, kept))
 
     def _child_ended(self, child: Child, code: int) -> None:
         child.end()

@@ -1,73 +1,92 @@
-"""The run's log: one JSON line an event with the instructions that followed, written as they come.
+"""The run's events with the instructions that followed, as its journal has them.
 
 ``replay`` feeds the events to a fresh state machine and must get the same instructions.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
 from collab.collaboration import Collaboration
 from collab.events import EVENT, INSTRUCTION, Event, Instruction, Started
 from collab.rounds import Rounds
 from protocol.errors import DataError, RunError
+from server.journal.disk import Disk
+from server.journal.store import ELSEWHERE, FILE_NAME, Journal, Row, connect, only_run, sqlite_url
 
-FILE_NAME = "events.jsonl"
-_MAX_LINE = 64 * 2**20
+EVENT_ROW: Final = "event"
+_MAX_URL = 2000
 
 
-class RunLog:
-    """Appends to ``events.jsonl``; each line is on its way to the disk before anything acts on it."""
+def row_of(event: Event, instructions: Sequence[Instruction]) -> dict[str, Any]:
+    """Return an event and what was decided, as the journal keeps them."""
+    return {
+        "event": EVENT.dump_python(event, mode="json"),
+        "instructions": [INSTRUCTION.dump_python(i, mode="json") for i in instructions],
+    }
 
-    def __init__(self, folder: Path) -> None:
-        self._file = (folder / FILE_NAME).open("x", encoding="utf-8")
 
-    def __enter__(self) -> Self:
-        return self
+def journal_of(folder: Path) -> str | None:
+    """Return the URL of the database that keeps a run's journal; None where a file in its folder does."""
+    elsewhere = folder / ELSEWHERE
+    if not elsewhere.is_file():
+        return None
+    return elsewhere.read_text(encoding="utf-8")[:_MAX_URL].partition("\n")[0].strip()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
 
-    def append(self, event: Event, instructions: Sequence[Instruction]) -> None:
-        """Write one event and what was decided."""
-        line = {
-            "event": EVENT.dump_python(event, mode="json"),
-            "instructions": [INSTRUCTION.dump_python(i, mode="json") for i in instructions],
-        }
-        self._file.write(json.dumps(line, separators=(",", ":"), sort_keys=True) + "\n")
-        self._file.flush()
+def rows(folder: Path) -> Iterator[Row]:
+    """Yield the rows of a run's journal, its chain checked.
+
+    Raises:
+        DataError: there is no journal, or a row is not the one that was written.
+    """
+    path, url = folder / FILE_NAME, journal_of(folder)
+    if url is None and not path.is_file():
+        raise DataError(f"{path}: no such file; give the folder of a run")
+    engine = connect(url or sqlite_url(path), to_write=False)
+    try:
+        run = folder.resolve().name if url else only_run(engine)
+        with closing(Journal(engine, run, Disk())) as journal:
+            yield from journal.rows()
+    except SQLAlchemyError as error:
+        raise DataError(f"{folder}: its journal cannot be read ({type(error).__name__})") from None
+
+
+def begun(folder: Path) -> dict[str, Any]:
+    """Return the terms that a run began with (``federation.Terms.on_record``); raises as ``rows``."""
+    for row in rows(folder):
+        terms = row.body.get("terms")
+        if isinstance(terms, dict) and isinstance(terms.get("collaboration"), str):
+            return terms
+        break
+    raise DataError(f"{folder}: its journal does not say what the run began with")
 
 
 def read(folder: Path) -> Iterator[tuple[Event, tuple[Instruction, ...]]]:
-    """Yield the events and instructions of a run's log.
+    """Yield the events and instructions of a run.
 
     Raises:
-        DataError: there is no log, or a line is not what the log's version writes; it names the line.
+        DataError: there is no journal, or a row is not what this release writes; it names the row.
     """
-    path = folder / FILE_NAME
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; give the folder of a run")
-    with path.open("rb") as lines:
-        for number, line in enumerate(iter(lambda: lines.readline(_MAX_LINE), b""), start=1):
-            try:
-                entry: dict[str, Any] = json.loads(line)
-                event = EVENT.validate_python(entry["event"], strict=False)
-                instructions = tuple(INSTRUCTION.validate_python(i) for i in entry["instructions"])
-            except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
-                raise DataError(f"{path}: line {number} cannot be read as an event") from None
-            yield event, instructions
+    for row in rows(folder):
+        if row.kind != EVENT_ROW:
+            continue
+        try:
+            event = EVENT.validate_python(row.body["event"], strict=False)
+            instructions = tuple(INSTRUCTION.validate_python(i) for i in row.body["instructions"])
+        except (KeyError, TypeError, RecursionError, ValidationError):
+            raise DataError(f"{folder}: row {row.number} of the journal cannot be read as an event") from None
+        yield event, instructions
 
 
 class Replayed(NamedTuple):
-    """How many events gave how many instructions again, and whether the log reaches the run's end."""
+    """How many events gave how many instructions again, and whether the journal reaches the run's end."""
 
     events: int
     instructions: int
@@ -75,21 +94,21 @@ class Replayed(NamedTuple):
 
 
 def replay(folder: Path, collaboration: Collaboration) -> Replayed:
-    """Feed the logged events to a fresh state machine; return how many events and instructions agreed.
+    """Feed the events to a fresh state machine; return how many events and instructions agreed.
 
     Raises:
-        RunError: the first event whose instructions differ from the logged ones.
-        DataError: there is no log, no run in it, or a line that is no event.
+        RunError: the first event whose instructions differ from the journal's.
+        DataError: there is no journal, no run in it, or a row that is no event.
     """
     run = next((e.run for e, _ in read(folder) if isinstance(e, Started)), None)
     if run is None:
-        raise DataError(f"{folder / FILE_NAME}: no run was started in this log")
+        raise DataError(f"{folder / FILE_NAME}: no run was started in it")
     machine, events, count = Rounds(collaboration, run), 0, 0
     for number, (event, logged) in enumerate(read(folder), start=1):
         given = machine.handle(event)
         if given != logged:
             raise RunError(
-                f"{folder / FILE_NAME}: line {number} ({event.type}): {_difference(given, logged)}"
+                f"{folder / FILE_NAME}: event {number} ({event.type}): {_difference(given, logged)}"
             )
         events, count = events + 1, count + len(given)
     return Replayed(events, count, machine.over)
@@ -98,4 +117,4 @@ def replay(folder: Path, collaboration: Collaboration) -> Replayed:
 def _difference(given: Sequence[Instruction], logged: Sequence[Instruction]) -> str:
     pairs = zip([*given, *[None] * len(logged)], [*logged, *[None] * len(given)], strict=False)
     now, then = next((a, b) for a, b in pairs if a != b)
-    return f"replay gives {now!r:.300}, the log has {then!r:.300}"
+    return f"replay gives {now!r:.300}, the journal has {then!r:.300}"

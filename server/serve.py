@@ -26,7 +26,9 @@ logger = logging.getLogger("consilium.run")
 _WRITE_S = 0.5
 _KEPT_EVENTS = 200
 # Exit codes that are not the run's end: Flower took it away; something that nobody thought of.
-LOST, BROKEN = 75, 70
+LOST, BROKEN, STOPPED_CODE = 75, 70, 3
+# What another process may do better: the disk was full, or another one still held the journal.
+_AGAIN = {"journal", "fenced", "open_elsewhere"}
 # A site that holds a message may hear only after 20 s that its work is not wanted any more.
 FAREWELL_S = 25.0
 
@@ -89,6 +91,7 @@ def work(given: dict[str, Any]) -> str:
     from server.flwr_adapter import task_identity  # noqa: PLC0415
     from server.flwr_adapter.grid import GuardedGrid  # noqa: PLC0415
     from server.flwr_adapter.runtime import Task  # noqa: PLC0415
+    from server.record import Record  # noqa: PLC0415
     from server.report import write_report  # noqa: PLC0415
     from server.roster_link import RosterLink, parties  # noqa: PLC0415
 
@@ -99,13 +102,22 @@ def work(given: dict[str, Any]) -> str:
     check_paths(collaboration, kit)
     task = Task(*given["task"])
     grid = GuardedGrid(given["address"], task, round(kit.config.max_reply_mib * 2**20))
-    status = Status(status_path(kit, run), {"rounds": collaboration.rounds, "lease": given["lease"]})
-    errands = ErrandGrid(
-        RosterLink(grid, book),
-        Envelopes(run, *parties(kit, book), lease=int(given["lease"])),
-        told=status.on_site,
-        is_stopped=lambda: orders.is_to_stop(run),
-    )
+    status = Status(status_path(kit, run), {"rounds": collaboration.rounds})
+    made: list[ErrandGrid] = []
+
+    def errands(record: Record) -> ErrandGrid:
+        """Return the grid of this process, which sites heed by the lease that it took in the journal."""
+        status.given["lease"] = record.lease
+        made.append(
+            ErrandGrid(
+                RosterLink(grid, book),
+                Envelopes(run, *parties(kit, book), lease=record.lease),
+                told=status.on_site,
+                is_stopped=lambda: orders.is_to_stop(run),
+            )
+        )
+        return made[0]
+
     folder = kit.runs / run
     caps = {site.name: site.max_examples for site in book.current.sites if site.max_examples is not None}
     terms = Terms(
@@ -115,12 +127,14 @@ def work(given: dict[str, Any]) -> str:
         engine="deployment",
         max_examples=caps,
         baselines=given["baselines"],
+        journal=kit.config.journal,
     )
     with task_identity(task.flower_run, task.node_id, task.task_id):
         try:
             summary = federate(errands, collaboration, terms, status.on_event)
         finally:
-            errands.farewell(FAREWELL_S)
+            for one in made:
+                one.farewell(FAREWELL_S)
             status.write(now=True)
     write_report(summary, folder / "report.html")
     return str(summary["ended"])
@@ -144,12 +158,20 @@ def main() -> None:
     except ConsiliumError as error:
         logger.error("%s", error)  # noqa: TRY400  one line: what, where and what to do
         tell({"why": str(error)[:500]})
-        sys.exit(3 if error.code == "stopped" else 2 if isinstance(error, UserError) else 1)
+        sys.exit(_code_of(error))
     except Exception as error:
         logger.exception("the process cannot go on")
         tell({"why": f"{type(error).__name__}; the log of the run says more"})
         sys.exit(BROKEN)
     tell({"why": ended[:500]})
+
+
+def _code_of(error: ConsiliumError) -> int:
+    if error.code == "stopped":
+        return STOPPED_CODE
+    if error.code in _AGAIN:  # the journal is whole: another process may go on from it
+        return BROKEN
+    return 2 if isinstance(error, UserError) else 1
 
 
 if __name__ == "__main__":

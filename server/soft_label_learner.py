@@ -31,7 +31,7 @@ from server.courier import Arrival, Courier, Letter
 from server.distiller import Distiller, Student, sharpenings
 from server.evaluations import Evaluated, Measurement, merge_evaluations
 from server.gate import Demand
-from server.learner import Base, Model
+from server.learner import Base, Effect, Model
 from server.preparation import Prepared
 
 
@@ -49,7 +49,7 @@ class SoftLabelLearner(Base):
 
     def __post_init__(self) -> None:
         speed = self.collaboration.server.examples_per_s
-        self.distiller = Distiller(self.prepared, self.terms, 1 / speed)
+        self.distiller = Distiller(self.prepared, self.terms, 1 / speed, self.spool.record)
         imported = self.subtask_terms.teacher
         if imported is not None and imported.join == "teacher":
             self.teacher = _vote(imported, self.prepared)
@@ -112,6 +112,26 @@ class SoftLabelLearner(Base):
             )
         self.is_new = True
         return self._credits(given)
+
+    def effect(self, keys: Sequence[str]) -> Effect:  # noqa: ARG002
+        """Return the last soft labels of every site."""
+        said = {site: vote.accuracy for site, vote in self.votes.items()}
+        votes = {s: {"p": v.probabilities_NC, "counts": v.class_counts_C} for s, v in self.votes.items()}
+        return Effect(said, votes)
+
+    def take_effect(self, keys: Sequence[str], effect: Effect) -> None:
+        """Take up the last soft labels of every site."""
+        self.votes = {
+            site: SoftLabels(
+                found["p"],
+                found["counts"],
+                accuracy=effect.said[site],
+                abstains_N=found["p"].sum(axis=1) == 0,
+            )
+            for site, found in effect.arrays.items()
+        }
+        self.is_new = True
+        self._let_go(keys)
 
     def _credits(self, sites: Sequence[str]) -> dict[str, float]:
         """Return what these sites' votes are worth beside all last votes.

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from protocol.arrays import Arrays
-from protocol.codec import decode, encode
-from protocol.records import MAX_ARRAY_BYTES
+from server.record import Record
 
 
 class Spool:
-    """A folder of safetensors files, one a contribution."""
+    """The arrays of the open round's contributions, in the record's content: one file a contribution."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self._refs: dict[str, str] = {}
 
     def put(self, key: str, arrays: Arrays) -> None:
         """Write the arrays of the contribution ``key``."""
-        self._path(key).write_bytes(encode(arrays))
+        self.drop(key)
+        self._refs[key] = self.record.put_arrays(arrays)
+
+    def again(self, key: str, ref: str) -> None:
+        """Take up arrays that the run wrote before it was killed."""
+        self.drop(key)
+        self.record.content.use(ref)
+        self._refs[key] = ref
+
+    def ref(self, key: str) -> str:
+        """Return the reference to the arrays of ``key``."""
+        return self._refs[key]
 
     def read(self, key: str) -> dict[str, NDArray[Any]]:
         """Return the arrays of ``key``."""
-        return decode(self._path(key).read_bytes(), MAX_ARRAY_BYTES)
+        return self.record.arrays(self._refs[key])
 
     def take(self, key: str) -> dict[str, NDArray[Any]]:
         """Return the arrays of ``key`` and forget them."""
@@ -36,13 +44,6 @@ class Spool:
 
     def drop(self, key: str) -> None:
         """Forget the arrays of ``key``, if there are any."""
-        self._path(key).unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Delete what is left, and the folder."""
-        for path in self._folder.glob("*.safetensors"):
-            path.unlink()
-        self._folder.rmdir()
-
-    def _path(self, key: str) -> Path:
-        return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
+        ref = self._refs.pop(key, None)
+        if ref is not None:
+            self.record.content.drop(ref)

@@ -30,7 +30,7 @@ from server.courier import Arrival, Courier, Letter
 from server.distiller import Distiller, root_update, sharpenings
 from server.evaluations import Measurement
 from server.gate import LARGEST_MODEL, Demand, check_norm
-from server.learner import Base, Model
+from server.learner import Base, Effect, Model
 
 # The bound of the norm of what is quadratic in the features: sums over a site's rows.
 LARGEST_SUM = LARGEST_MODEL**2
@@ -79,6 +79,7 @@ class WeightsLearner(Base):
             self.prepared,
             self.subtask_terms.distillation,
             1 / self.collaboration.server.examples_per_s,
+            self.spool.record,
         )
 
     def letter(self, send: Send) -> Letter:
@@ -128,6 +129,25 @@ class WeightsLearner(Base):
             for key in given:
                 self.spool.drop(key)
         return credits_
+
+    def effect(self, keys: Sequence[str]) -> Effect:  # noqa: ARG002
+        """Return the global arrays and the rule's state of each architecture, and the ensemble's votes."""
+        arrays: dict[str, Arrays] = {}
+        for model, group in self.groups.items():
+            arrays |= {f"arrays/{model}": group.arrays, f"state/{model}": group.state}
+        for number, vote in enumerate(self.ensemble):
+            arrays[f"vote/{number}"] = {"p": vote.probabilities_NC, "counts": vote.class_counts_C}
+        return Effect({"aggregated": [m for m, g in self.groups.items() if g.aggregated]}, arrays)
+
+    def take_effect(self, keys: Sequence[str], effect: Effect) -> None:
+        """Bring arrays, rule's state and ensemble to where merging had brought them."""
+        for model, group in self.groups.items():
+            group.arrays = dict(effect.arrays[f"arrays/{model}"])
+            group.state = dict(effect.arrays[f"state/{model}"])
+            group.aggregated = model in effect.said["aggregated"]
+        votes = [effect.arrays[name] for name in effect.arrays if name.startswith("vote/")]
+        self.ensemble = [SoftLabels(vote["p"], vote["counts"]) for vote in votes]
+        self._let_go(keys)
 
     def _credits(self, before: Arrays, after: Arrays, given: Mapping[str, Contribution]) -> dict[str, float]:
         """Return each contribution's credit among those of its architecture; none where sums were sent."""

@@ -1,10 +1,11 @@
-"""Commands that need a whole federation on this machine: ``simulate``, ``plan`` and ``init``."""
+"""Commands that need a whole federation on this machine: ``simulate``, ``resume``, ``plan`` and ``init``."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -31,18 +32,26 @@ def simulate(
         bool, typer.Option("--sealed", help="Sign and check every message, as between real parties.")
     ] = False,
     out: Annotated[Path, typer.Option(help="Folder for the run's folder.")] = Path("runs"),
+    run: Annotated[
+        str | None, typer.Option("--run", help="The run's name; one that was cut off goes on where it was.")
+    ] = None,
+    journal: Annotated[
+        str | None, typer.Option(help="Keep the journal in this database, e.g. postgresql+psycopg:///NAME.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON, nothing else.")] = False,
 ) -> None:
     """Run a whole federation on this machine and show whether collaborating paid."""
     from collab.settings import override, parse, parse_toml, read_text
     from server.console import Progress, result_table
+    from server.submitting import check_run
     from simulations import simulate as engine_room
 
     path = engine_room.scenario_path(scenario)
     tables = override(parse_toml(read_text(path), str(path)), settings or [])
     tables |= {key: value for key, value in (("rounds", rounds), ("seed", seed)) if value is not None}
     collaboration = engine_room.ready(parse(tables, str(path), path.parent), path.resolve().parent)
-    order = engine_room.Order(_free_name(out, collaboration.name), out, engine, baselines, sealed)
+    name = check_run(run) if run else _free_name(out, collaboration.name)
+    order = engine_room.Order(name, out, engine, baselines, sealed, journal)
     if as_json:
         summary = engine_room.simulate(collaboration, order, lambda _: None)
         sys.stdout.write(json.dumps(summary, allow_nan=False) + "\n")
@@ -52,6 +61,42 @@ def simulate(
         summary = engine_room.simulate(collaboration, order, progress.on_event)
     console.print(result_table(summary))
     console.print(f"report: {out / order.run / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def resume(
+    run: Annotated[str, typer.Argument(help="The folder of a simulated run, or the name of a server's run.")],
+    kit: Annotated[
+        Path | None,
+        typer.Option("--kit", help="The running server's kit; else $CONSILIUM_KIT, else kits/server."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, nothing else.")] = False,
+) -> None:
+    """Go on with a run that was killed or stopped, from its journal: nothing that is there is done again."""
+    from server.console import Progress, result_table
+    from server.contact import ask
+    from server.kit import default_kit
+    from server.record import holds_record
+    from server.runlog import begun
+    from simulations import simulate as engine_room
+
+    folder, console = Path(run), Console()
+    if kit is None and holds_record(folder):
+        if as_json:
+            summary = engine_room.resume(folder, lambda _: None)
+            sys.stdout.write(json.dumps(summary, allow_nan=False) + "\n")
+            return
+        rounds = tomllib.loads(begun(folder)["collaboration"]).get("rounds", 1)
+        with Progress(console, rounds) as progress:
+            summary = engine_room.resume(folder, progress.on_event)
+        console.print(result_table(summary))
+        console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+        return
+    found = ask(kit or default_kit(), "resume", {"run": run}, given={})
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+        return
+    said = f"run {run} is {found['state']}; watch it: consilium status {run} --watch"
+    console.print(said, highlight=False, soft_wrap=True)
 
 
 def plan(
@@ -113,5 +158,6 @@ def _free_name(out: Path, name: str) -> str:
 def register(app: typer.Typer) -> None:
     """Add these commands to the ``consilium`` command."""
     app.command()(simulate)
+    app.command()(resume)
     app.command()(plan)
     app.command()(init)

@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
+from clients import memory_records
 from server.flwr_adapter import task_identity
 from server.grids import OwnRunGrid
 
@@ -50,6 +51,7 @@ class LocalGrid(OwnRunGrid):
             )
             for node in range(1, num_nodes + 1)
         }
+        self._before: dict[int, dict[str, object]] = {node: {} for node in self._contexts}
         self._numbers = itertools.count(1)
         self._replies: dict[str, Message] = {}
 
@@ -80,6 +82,23 @@ class LocalGrid(OwnRunGrid):
     ) -> Iterable[Message]:
         """Push messages and return their replies."""
         return self.pull_messages(list(self.push_messages(messages)))
+
+    def changes(self) -> dict[int, dict[str, bytes | None]]:
+        """Return what changed in the nodes' memories since this was last asked."""
+        found = {}
+        for node, context in self._contexts.items():
+            if changed := dict(memory_records.changes(self._before[node], context.state)):
+                found[node] = changed
+                self._before[node] = dict(context.state)
+        return found
+
+    def restore(self, memories: Mapping[int, Mapping[str, bytes]]) -> None:
+        """Give the nodes back what they remembered in a process before this one."""
+        for node, kept in memories.items():
+            state = self._contexts[node].state
+            state.clear()
+            state.update({key: memory_records.thaw(data) for key, data in kept.items()})
+            self._before[node] = dict(state)
 
     def _answer(self, message: Message) -> Message:
         try:

@@ -21,17 +21,19 @@ from collab.decomposition.modality import assign
 from collab.decomposition.modality_terms import ModalityTerms
 from collab.plugins import unknown
 from collab.scenario import scenario_data
-from collab.settings import validate
+from collab.settings import parse, parse_toml, validate
 from collab.terms import wire_of
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, UserError
 from server.conductor import Listener
 from server.description import describe
 from server.federation import Terms, federate, to_toml
+from server.journal.disk import Disk
 from server.outlook import Outlook, outlook
 from server.report import write_report
+from server.runlog import begun, journal_of
 from server.summary import FILE_NAME, set_baseline, write_json
 from simulations import attacks, baselines
-from simulations.local_engine import Tamper, run_locally
+from simulations.local_engine import LocalGrid, Tamper, run_locally
 from simulations.sealed import SealedGrid
 from simulations.tampering import tamper
 
@@ -43,6 +45,7 @@ class Order:
     """What to simulate: the engine, where its folder goes, and whether to measure baselines.
 
     ``sealed``: every message of the run itself is signed and checked, as between real parties.
+    ``journal``: the URL of a database for the run's journal, a file in its folder if left out.
     """
 
     run: str
@@ -50,6 +53,26 @@ class Order:
     engine: Engine = "local"
     baselines: bool = True
     sealed: bool = False
+    journal: str | None = None
+
+
+def resume(folder: Path, listener: Listener) -> dict[str, Any]:
+    """Go on with a simulated run from the journal in its folder; return as ``simulate``.
+
+    Raises:
+        UserError: there is no journal, or it is of no simulation that can go on.
+        RunError: the run has ended and was no success, or comes to no success now.
+    """
+    folder = folder.resolve()
+    said = begun(folder)
+    if said["engine"] != "local":
+        why = "its sites remembered what they knew in processes that are gone"
+        if said["engine"] == "deployment":
+            why = "it is a server's: name the run, and its kit with --kit"
+        raise UserError(f"{folder}: a run on engine '{said['engine']}' is not resumed here: {why}")
+    collaboration = parse(parse_toml(said["collaboration"], str(folder)), str(folder), folder)
+    order = Order(folder.name, folder.parent, "local", said["baselines"], said["sealed"], journal_of(folder))
+    return simulate(collaboration, order, listener)
 
 
 def scenario_path(name: str) -> Path:
@@ -151,8 +174,16 @@ def simulate(collaboration: Collaboration, order: Order, listener: Listener) -> 
             f"--sealed needs engine 'local', found '{order.engine}': real sites seal by themselves"
         )
     folder = order.out / order.run
-    terms = Terms(order.run, folder, "simulated", order.engine, baselines=order.baselines)
-    summary = _run(collaboration, terms, listener, sealed=order.sealed)
+    terms = Terms(
+        order.run,
+        folder,
+        "simulated",
+        order.engine,
+        baselines=order.baselines,
+        journal=order.journal,
+        sealed=order.sealed,
+    )
+    summary = _run(collaboration, terms, listener)
     if order.baselines:
         _compare(collaboration, summary, folder, listener)
         write_json(summary, folder / FILE_NAME)
@@ -204,16 +235,17 @@ def _byzantine(collaboration: Collaboration) -> Tamper | None:
 
 
 def _run(
-    collaboration: Collaboration, terms: Terms, listener: Listener, *, sealed: bool = False
+    collaboration: Collaboration, terms: Terms, listener: Listener, disk: Disk | None = None
 ) -> dict[str, Any]:
     found: list[dict[str, Any]] = []
     config: Mapping[str, bool | float | int | str] = {"collaboration": to_toml(collaboration)}
     num_nodes = len(collaboration.sites)
 
     def serve(grid: Grid) -> None:
-        if sealed:
+        memories = grid if isinstance(grid, LocalGrid) else None
+        if terms.sealed:
             grid = SealedGrid(grid, sorted(collaboration.sites), terms.run)
-        found.append(federate(grid, collaboration, terms, listener))
+        found.append(federate(grid, collaboration, terms, listener, memories, disk))
 
     if terms.engine == "local":
         byzantine = _byzantine(collaboration)

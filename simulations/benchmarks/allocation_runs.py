@@ -7,7 +7,6 @@ and finishing twenty sites' own models takes longer than the rounds and tells no
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,10 +31,12 @@ from server.courier import Letter, SimulatedCourier
 from server.discovery import discover
 from server.federation import to_toml, with_sets
 from server.finale import merge_stats
+from server.journal.content import Content
+from server.journal.disk import Disk
 from server.learner import Learner
 from server.learners import make
 from server.preparation import prepare
-from server.runlog import RunLog
+from server.record import Record as RunRecord
 from server.spool import Spool
 from simulations.benchmarks.allocation_sites import Job, Size, collaboration_of
 from simulations.local_engine import run_locally
@@ -78,14 +79,13 @@ class Rehearsal:
         nodes, self.capabilities = discover(grid, collaboration, self.notes)
         self.courier = SimulatedCourier(grid, nodes, collaboration.sites, collaboration.seed)
         prepared = prepare(self.courier, collaboration, self.capabilities, self.notes)
-        self.spool = Spool(folder / "contributions")
+        record = RunRecord(Content(folder / "contributions", Disk()))
         self.learners: dict[str, Learner] = {
-            name: make(collaboration, with_sets(collaboration, one), "run", self.spool)
+            name: make(collaboration, with_sets(collaboration, one), "run", Spool(record))
             for name, one in prepared.items()
         }
-        self.log = RunLog(folder)
         self.conductor = Conductor(
-            collaboration, "run", self.courier, self.learners, self.log, self._hear, self.notes
+            collaboration, "run", self.courier, self.learners, record, self._hear, self.notes
         )
         self.until_s = float("inf")
 
@@ -140,8 +140,7 @@ def rehearse(collaboration: Collaboration, report: Callable[[Rehearsal], Record]
     def serve(grid: Grid) -> None:
         with TemporaryDirectory() as scratch:
             one = Rehearsal(grid, collaboration, Path(scratch))
-            with closing(one.spool), one.log:
-                found.append(report(one))
+            found.append(report(one))
 
     config = {"collaboration": to_toml(collaboration)}
     run_locally(serve, client_app, num_nodes=len(collaboration.sites), run_config=config)

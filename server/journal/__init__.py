@@ -1,0 +1,1 @@
+"""The journal of a run: what happened, in order and for good, and the arrays that it speaks of."""

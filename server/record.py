@@ -1,0 +1,270 @@
+"""The record of a run: what its code asks of the world is answered from the journal first, and only then live.
+
+A resumed run is the same program run again. Whatever it cannot know by itself (an answer that came, the time
+it came at, who was there) or should not do twice (merging, distilling) it first looks for in the record; as
+long as the journal has rows they are handed out, in order, and nothing is sent. The first time that there is
+none the run goes live, and what had been sent and not answered is sent again. So there is no other state to
+save, and none to forget: a decision that came out otherwise would be found at its row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from protocol.arrays import Arrays
+from protocol.bundle import bundle_digest, make_bundle
+from protocol.codec import decode, encode
+from protocol.errors import ConfigError
+from protocol.records import MAX_ARRAY_BYTES
+from server.journal.content import FOLDER, Content
+from server.journal.disk import Disk
+from server.journal.place import check_local, lock
+from server.journal.store import ELSEWHERE, FILE_NAME, FORM, Journal, JournalError, Row, connect, sqlite_url
+
+Json = dict[str, Any]
+BEGUN, ENDED = "begun", "ended"
+_LOCK_NAME = "journal.lock"
+
+
+class DivergedError(JournalError):
+    """The run, run again, came to something else than its journal says."""
+
+    code = "diverged"
+
+
+class Record:
+    """What a run has been through, and what it goes through now.
+
+    Args:
+        content: holds arrays and what else is long.
+        journal: None for what needs no record: a rehearsal, a plan.
+        rows: what the journal holds already.
+    """
+
+    def __init__(
+        self,
+        content: Content | None = None,
+        journal: Journal | None = None,
+        rows: Iterable[Row] = (),
+        disk: Disk | None = None,
+    ) -> None:
+        self._disk = disk or Disk()
+        self._content, self._journal, self._rows = content, journal, iter(rows)
+        self._next: Row | None = next(self._rows, None)
+        self._lock: IO[str] | None = None
+        self._on_live: list[Callable[[], None]] = []
+        self.is_live = self._next is None
+        self.replayed_rows = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def content(self) -> Content:
+        """Where arrays and what else is long lie."""
+        if self._content is None:
+            raise ValueError("this record keeps nothing")
+        return self._content
+
+    @property
+    def keeps(self) -> bool:
+        """Whether what is noted can be read again."""
+        return self._journal is not None
+
+    @property
+    def lease(self) -> int:
+        """The number of this process among those that have worked on the run."""
+        return self._journal.lease if self._journal is not None else 1
+
+    @property
+    def next_kind(self) -> str:
+        """The kind of the row that is handed out next; "" if there is none."""
+        return self._next.kind if self._next is not None else ""
+
+    @property
+    def disk(self) -> Disk:
+        """The seam, for what else a run leaves on the disk."""
+        return self._disk
+
+    def outcome(self) -> Json | None:
+        """Return what the run ended with; None if it has not ended."""
+        kind, body = self._journal.last() if self._journal is not None else ("", {})
+        return body if kind == ENDED else None
+
+    def end(self, body: Mapping[str, Any]) -> None:
+        """Note that the run has ended, after all that it leaves has been written; nothing is kept for it now."""
+        self.same(ENDED, "", body)
+        self.commit()
+        if self._content is not None:
+            self._content.clear()
+
+    def leases(self) -> list[Json]:
+        """Who has worked on the run; see ``Journal.leases``."""
+        return self._journal.leases() if self._journal is not None else []
+
+    def when_live(self, do: Callable[[], None]) -> None:
+        """Have something done when the journal's rows are used up; at once if they are."""
+        if self.is_live:
+            do()
+        else:
+            self._on_live.append(do)
+
+    def replayed(self, kind: str, key: str = "") -> Json | None:
+        """Return what the journal says next; None if the run is live, and has to find out itself.
+
+        Raises:
+            DivergedError: the journal says something of another kind, or about something else.
+        """
+        if self._next is None:
+            self.go_live()
+            return None
+        row = self._next
+        if (row.kind, row.key) != (kind, key):
+            raise DivergedError(
+                f"row {row.number} of the journal is '{row.kind}' of {row.key or 'the run'}, and now the run "
+                f"comes to '{kind}' of {key or 'the run'}: resume it with the release and the files it began with"
+            )
+        self._next = next(self._rows, None)
+        self.replayed_rows += 1
+        return row.body
+
+    def go_live(self) -> None:
+        """Begin to ask the world; done once, when there is nothing left to hand out."""
+        if not self.is_live:
+            self.is_live = True
+            if self._content is not None:
+                self._content.sweep_all()  # what the process before had written ahead of its rows
+            for do in self._on_live:
+                do()
+
+    def note(self, kind: str, key: str, body: Mapping[str, Any]) -> Json:
+        """Add what the run has found out; durable with the next ``commit``."""
+        if self._journal is None:
+            return dict(body)
+        return self._journal.append(kind, key, body)
+
+    def same(self, kind: str, key: str, body: Mapping[str, Any]) -> None:
+        """Note what follows from what was noted before; of a journal, check that it follows still.
+
+        Raises:
+            DivergedError: it does not.
+        """
+        said = self.replayed(kind, key)
+        if said is None:
+            self.note(kind, key, body)
+        elif said != _plain(body):
+            raise DivergedError(
+                f"'{kind}' of {key or 'the run'} is not what the journal says; {_advice(said, body)}"
+            )
+
+    def commit(self) -> None:
+        """Have all that was noted on the disk; then remove what has no use any more."""
+        if self._journal is not None and self._journal.unwritten:
+            self._journal.commit()
+            self.content.sweep()
+
+    def put_arrays(self, arrays: Arrays) -> str:
+        """Keep arrays; return a reference to them."""
+        return self.content.put(encode(arrays))
+
+    def arrays(self, ref: str) -> dict[str, NDArray[Any]]:
+        """Return the arrays that a reference stands for."""
+        return decode(self.content.read(ref), MAX_ARRAY_BYTES)
+
+    def close(self) -> None:
+        """Let go of the journal; what was not committed is gone."""
+        if self._journal is not None:
+            self._journal.close()
+        if self._lock is not None:
+            self._lock.close()
+
+
+def open_record(
+    folder: Path, run: str, terms: Mapping[str, Any], *, disk: Disk | None = None, url: str | None = None
+) -> Record:
+    """Open the record of a run to go on with it, or begin one.
+
+    Args:
+        folder: the run's, with its content and, unless there is a ``url``, its journal.
+        run: the run.
+        terms: what the run is carried out with; a run that goes on must have begun with the same.
+        disk: the seam.
+        url: a database to keep the journal in instead; see ``store.connect``.
+
+    Raises:
+        ConfigError: the run began with other terms, or the folder lies on a network.
+        OpenElsewhereError: another process works on the run.
+        JournalError: the journal cannot be written.
+        DataError: it is damaged.
+    """
+    disk = disk or Disk()
+    check_local(folder)
+    held = lock(folder / _LOCK_NAME)
+    try:
+        journal = Journal(connect(url or sqlite_url(folder / FILE_NAME)), run, disk)
+        journal.take_lease(environment())
+        found = Record(Content(folder / FOLDER, disk), journal, journal.rows(), disk)
+        said = found.replayed(BEGUN)
+        if said is None:
+            if url is not None:
+                disk.put(folder / ELSEWHERE, f"{url}\n".encode())
+            found.note(BEGUN, "", {"form": FORM, "terms": dict(terms)})
+            found.commit()
+            with suppress(OSError):
+                disk.sync_folder(folder)
+        elif said.get("form") != FORM:
+            raise ConfigError(f"run '{run}': its journal is of another release; resume it with that one")
+        elif said["terms"] != _plain(terms):
+            differs = sorted(k for k in terms if said["terms"].get(k) != _plain(terms)[k])
+            raise ConfigError(
+                f"run '{run}' began with another {' and '.join(differs)}; give this one another name"
+            )
+    except BaseException:
+        held.close()
+        raise
+    found._lock = held  # noqa: SLF001  it is ours until the record is closed
+    return found
+
+
+def holds_record(folder: Path) -> bool:
+    """Return whether a folder is a run's: it holds the lock of a journal."""
+    return (folder / _LOCK_NAME).is_file()
+
+
+def environment() -> Json:
+    """Return what the bits of a run depend on beside its terms, as far as one can tell."""
+    cuda = torch.cuda.is_available()
+    return {
+        "pid": os.getpid(),
+        "release": bundle_digest(make_bundle())[:16],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _plain(body: Mapping[str, Any]) -> Json:
+    found: Json = json.loads(json.dumps(body, sort_keys=True, allow_nan=False))
+    return found
+
+
+def _advice(said: Json, body: Mapping[str, Any]) -> str:
+    now = _plain(body)
+    key = next((k for k in sorted({*said, *now}) if said.get(k) != now.get(k)), "")
+    return f"{key}: the journal has {said.get(key)!r:.200}, now it is {now.get(key)!r:.200}"

@@ -1,0 +1,81 @@
+"""What a site answered, as the record keeps it: its head and where its arrays lie, or why it is no answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from protocol.errors import ProtocolError
+from protocol.records import parts_of, record_of
+from server.gate import guarded
+from server.journal.content import Content
+from server.pulling import Reply
+
+_LONG: Final = 64 * 2**10
+
+
+def keepable(reply: Reply) -> Reply:
+    """Return the reply as it can be kept: one that is no message at all is its site's failure."""
+    if reply.content is None:
+        return reply
+    try:
+        with guarded():
+            parts_of(reply.content)
+    except ProtocolError as error:
+        return Reply(None, error, reply.size, reply.work, reply.asked, reply.signature)
+    return reply
+
+
+def to_json(reply: Reply, content: Content) -> dict[str, Any]:
+    """Keep what is long of a reply that is ``keepable``; return the rest and where that lies."""
+    said: dict[str, Any] = {"size": reply.size, "work": reply.work}
+    said |= {k: v for k, v in (("asked", reply.asked), ("signature", reply.signature)) if v}
+    if reply.content is None:
+        failure = reply.failure or ProtocolError("the site failed")
+        return said | {"failure": {"code": failure.code, "text": str(failure)}}
+    version, kind, body, present, *blobs = parts_of(reply.content)
+    head = {"version": version.decode(), "type": kind.decode(), "body": _text(body, content)}
+    return said | {"head": head, "blobs": [content.put(b) if p else None for b, p in _pairs(blobs, present)]}
+
+
+def from_json(said: Mapping[str, Any], content: Content) -> Reply:
+    """Return the reply that was kept, and count its use of the content.
+
+    Of a contribution that has been judged the arrays are gone: then its head alone comes back.
+
+    Raises:
+        RunError: something of it is damaged.
+    """
+    rest = (float(said["size"]), float(said["work"]), said.get("asked", ""), said.get("signature", ""))
+    size, work, asked, signature = rest
+    if "failure" in said:
+        failure = ProtocolError(said["failure"]["text"])
+        failure.code = said["failure"]["code"]
+        return Reply(None, failure, int(size), work, asked, signature)
+    head, refs = said["head"], refs_of(said)
+    body = head["body"]
+    whole = all(content.has(ref) for ref in refs)
+    blobs = [content.read(ref) if ref and whole else b"" for ref in said["blobs"]]
+    for ref in refs if whole else ():
+        content.use(ref)
+    present = bytes(bool(ref) and whole for ref in said["blobs"])
+    text = body.encode() if isinstance(body, str) else content.read(body["ref"])
+    parts = (head["version"].encode(), head["type"].encode(), text, present, *blobs)
+    return Reply(record_of(parts), None, int(size), work, asked, signature)
+
+
+def refs_of(said: Mapping[str, Any]) -> list[str]:
+    """Return where the arrays lie of a reply that was kept."""
+    return [ref for ref in said.get("blobs", ()) if ref]
+
+
+def _text(body: bytes, content: Content) -> Any:
+    """Return a message's body as text, or where it lies if it is long, or is no text."""
+    try:
+        return body.decode() if len(body) <= _LONG else {"ref": content.put(body)}
+    except UnicodeDecodeError:
+        return {"ref": content.put(body)}
+
+
+def _pairs(blobs: Sequence[bytes], present: bytes) -> Iterator[tuple[bytes, bool]]:
+    yield from ((blob, bool(flag)) for blob, flag in zip(blobs, present, strict=True))

@@ -1,0 +1,1 @@
+"""Kill anything: what a run survives, and what it comes to afterwards."""
