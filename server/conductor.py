@@ -208,7 +208,7 @@ class Conductor:
             self._events.append(self._opened(arrival))
 
     def _opened(self, arrival: Arrival) -> Event:
-        """Return the event that an answer is; what was judged before the run was killed is not judged again."""
+        """Return the event that an answer is; what was judged before a crash is not judged again."""
         key = arrival.letter.about
         said = self.record.replayed("judged", key)
         if said is None:

@@ -66,8 +66,8 @@ class Letter:
 class Arrival:
     """An answer and when it came; ``error`` says what went wrong where there is no content.
 
-    ``failure`` is an error with a code of its own, where the answer could not even be taken; ``refs`` is where
-    the record keeps its arrays.
+    ``failure`` is an error with a code of its own, where the answer could not even be taken; ``refs`` is
+    where the record keeps its arrays.
     """
 
     letter: Letter

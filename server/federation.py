@@ -20,15 +20,16 @@ from collab.data.examples import Examples
 from collab.data.preprocess import Preprocessing
 from collab.scenario import public_set, root_set
 from protocol.errors import ConfigError, RunError
+from protocol.files import sync_folder
 from protocol.messages import Capability
 from server.conductor import Conductor, EndedError, Listener
 from server.courier import Courier, SimulatedCourier, SimulatedSites, WallCourier
 from server.discovery import discovered, joins_later
 from server.families import alike, families_of
 from server.finale import Outcome, conclude
-from server.learner import Learner
 from server.journal.disk import Disk
 from server.journal.store import JournalError
+from server.learner import Learner
 from server.learners import make
 from server.models import keep_reached, write_models, write_state
 from server.preparation import Prepared, prepare, with_public
@@ -172,7 +173,8 @@ def _federate(
     families = {family.name: family.as_json() for family in conductor.families}
     summary["decompositions"] = as_json(wholes, per_part) | families
     summary["chains"] = chain_entries(collaboration, outcomes, per_part)
-    summary["notes"] = [*summary["notes"], *worse_than_ablated(summary["chains"])]
+    summary["notes"] = [*summary["notes"], *worse_than_ablated(summary["chains"]), *record.changes()]
+    summary["processes"] = max(1, len(record.leases()))
     for name, outcome in outcomes.items():
         settled = chains.settled.get(name)
         write_models(terms.folder, learners[name].prepared.subtask, outcome, summary, settled)
@@ -225,6 +227,7 @@ def make_run_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(folder.parent)
         taken = any(folder.iterdir()) and not holds_record(folder)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be made ({error.strerror})") from None

@@ -35,7 +35,7 @@ class ServerConfig(Frozen):
         max_reply_mib: the largest answer of a site that is taken.
         data: the folders, beside the kit's own unless absolute, of public sets and imported teachers; a run
             may read nothing else of this machine.
-        journal: the URL of a PostgreSQL database for the runs' journals; a file in each run's folder if left out.
+        journal: the URL of a PostgreSQL database for the runs' journals; without it each run has a file.
     """
 
     name: Name

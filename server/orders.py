@@ -1,7 +1,8 @@
 """The order book of a server: which runs were submitted, and how far each is. One small file a run.
 
-The link process writes an order when it is submitted, and marks beside it that say that it is to stop or to go
-on; all else about an order is the supervisor's to write. A file is written aside and renamed, so a reader sees the old or the new.
+The link process writes an order when it is submitted, and marks beside it that say that it is to stop or to
+go on; all else about an order is the supervisor's to write. A file is written aside and renamed, so a reader
+sees the old or the new.
 """
 
 from __future__ import annotations

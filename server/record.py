@@ -1,4 +1,4 @@
-"""The record of a run: what its code asks of the world is answered from the journal first, and only then live.
+"""The record of a run: what its code asks of the world is answered from the journal first, then live.
 
 A resumed run is the same program run again. Whatever it cannot know by itself (an answer that came, the time
 it came at, who was there) or should not do twice (merging, distilling) it first looks for in the record; as
@@ -13,7 +13,6 @@ import json
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -34,6 +33,8 @@ from server.journal.store import ELSEWHERE, FILE_NAME, FORM, Journal, JournalErr
 Json = dict[str, Any]
 BEGUN, ENDED = "begun", "ended"
 _LOCK_NAME = "journal.lock"
+_BITS = ("release", "python", "torch", "numpy", "machine", "device", "threads")
+_AS_IT_BEGAN = "resume it with the release and the files that it began with"
 
 
 class DivergedError(JournalError):
@@ -105,7 +106,7 @@ class Record:
         return body if kind == ENDED else None
 
     def end(self, body: Mapping[str, Any]) -> None:
-        """Note that the run has ended, after all that it leaves has been written; nothing is kept for it now."""
+        """Note that the run has ended, after all that it leaves has been written; nothing else is kept."""
         self.same(ENDED, "", body)
         self.commit()
         if self._content is not None:
@@ -114,6 +115,14 @@ class Record:
     def leases(self) -> list[Json]:
         """Who has worked on the run; see ``Journal.leases``."""
         return self._journal.leases() if self._journal is not None else []
+
+    def changes(self) -> list[str]:
+        """Return a note where the processes of a run differ in what its bits depend on."""
+        who = self.leases()
+        differs = [key for key in _BITS if len({str(one.get(key)) for one in who}) > 1]
+        if not differs:
+            return []
+        return [f"resumed with another {', '.join(differs)}: the same bits as without a crash are not promised"]
 
     def when_live(self, do: Callable[[], None]) -> None:
         """Have something done when the journal's rows are used up; at once if they are."""
@@ -135,7 +144,7 @@ class Record:
         if (row.kind, row.key) != (kind, key):
             raise DivergedError(
                 f"row {row.number} of the journal is '{row.kind}' of {row.key or 'the run'}, and now the run "
-                f"comes to '{kind}' of {key or 'the run'}: resume it with the release and the files it began with"
+                f"comes to '{kind}' of {key or 'the run'}; {_AS_IT_BEGAN}"
             )
         self._next = next(self._rows, None)
         self.replayed_rows += 1
@@ -166,9 +175,8 @@ class Record:
         if said is None:
             self.note(kind, key, body)
         elif said != _plain(body):
-            raise DivergedError(
-                f"'{kind}' of {key or 'the run'} is not what the journal says; {_advice(said, body)}"
-            )
+            what = f"'{kind}' of {key or 'the run'} is not what the journal says"
+            raise DivergedError(f"{what}; {_AS_IT_BEGAN} ({_difference(said, body)})")
 
     def commit(self) -> None:
         """Have all that was noted on the disk; then remove what has no use any more."""
@@ -183,6 +191,10 @@ class Record:
     def arrays(self, ref: str) -> dict[str, NDArray[Any]]:
         """Return the arrays that a reference stands for."""
         return decode(self.content.read(ref), MAX_ARRAY_BYTES)
+
+    def hold(self, lock: IO[str]) -> None:
+        """Keep a lock until the record is closed."""
+        self._lock = lock
 
     def close(self) -> None:
         """Let go of the journal; what was not committed is gone."""
@@ -217,26 +229,31 @@ def open_record(
         journal = Journal(connect(url or sqlite_url(folder / FILE_NAME)), run, disk)
         journal.take_lease(environment())
         found = Record(Content(folder / FOLDER, disk), journal, journal.rows(), disk)
-        said = found.replayed(BEGUN)
-        if said is None:
-            if url is not None:
-                disk.put(folder / ELSEWHERE, f"{url}\n".encode())
-            found.note(BEGUN, "", {"form": FORM, "terms": dict(terms)})
-            found.commit()
-            with suppress(OSError):
-                disk.sync_folder(folder)
-        elif said.get("form") != FORM:
-            raise ConfigError(f"run '{run}': its journal is of another release; resume it with that one")
-        elif said["terms"] != _plain(terms):
-            differs = sorted(k for k in terms if said["terms"].get(k) != _plain(terms)[k])
-            raise ConfigError(
-                f"run '{run}' began with another {' and '.join(differs)}; give this one another name"
-            )
+        _begin(found, run, terms)
+        if url is not None and not (folder / ELSEWHERE).is_file():
+            disk.put(folder / ELSEWHERE, f"{url}\n".encode())
+        disk.sync_folder(folder)  # the journal's own name
+    except OSError as error:
+        held.close()
+        raise JournalError(f"{folder}: its journal cannot be opened ({error.strerror})") from None
     except BaseException:
         held.close()
         raise
-    found._lock = held  # noqa: SLF001  it is ours until the record is closed
+    found.hold(held)
     return found
+
+
+def _begin(record: Record, run: str, terms: Mapping[str, Any]) -> None:
+    """Note what a run begins with; of one that goes on, check that it is the same."""
+    said, now = record.replayed(BEGUN), _plain(terms)
+    if said is None:
+        record.note(BEGUN, "", {"form": FORM, "terms": now})
+        record.commit()
+    elif said.get("form") != FORM:
+        raise ConfigError(f"run '{run}': its journal is of another release; resume it with that one")
+    elif said["terms"] != now:
+        differs = " and ".join(sorted(k for k in now if said["terms"].get(k) != now[k]))
+        raise ConfigError(f"run '{run}' began with another {differs}; give this one another name")
 
 
 def holds_record(folder: Path) -> bool:
@@ -264,7 +281,7 @@ def _plain(body: Mapping[str, Any]) -> Json:
     return found
 
 
-def _advice(said: Json, body: Mapping[str, Any]) -> str:
+def _difference(said: Json, body: Mapping[str, Any]) -> str:
     now = _plain(body)
     key = next((k for k in sorted({*said, *now}) if said.get(k) != now.get(k)), "")
     return f"{key}: the journal has {said.get(key)!r:.200}, now it is {now.get(key)!r:.200}"

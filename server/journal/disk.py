@@ -1,4 +1,4 @@
-"""The one seam through which a journal touches the disk, so that a test can fail, drop or cut off any write."""
+"""The one seam through which a journal touches the disk, so that a test can fail or drop any write."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _MODE = 0o600
 class Disk:
     """Real files. Each method is one step: a crash may fall before or after it, never within.
 
-    A file's bytes are on the disk once ``sync`` has returned, its name once ``sync_folder`` of its folder has,
-    a transaction once ``commit`` has. Each may raise ``OSError``; ``commit`` also what the database raises.
+    A file's bytes are on the disk once ``sync`` has returned, its name once ``sync_folder`` of its folder
+    has, a transaction once ``commit`` has. Each may raise ``OSError``; ``commit`` also what the database raises.
     """
 
     # Content that is not longer stands in the row that names it: a file would cost four syncs.

@@ -13,7 +13,8 @@ from server.journal.store import JournalError
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 # SQLite's locks, and ours, are only as good as the file system's; over a network they are not.
 NETWORKED: Final = frozenset(
-    "nfs nfs4 cifs smb2 smb3 smbfs ncpfs afs ceph 9p lustre gpfs beegfs pvfs2 glusterfs ocfs2 gfs2".split()
+    {"nfs", "nfs4", "cifs", "smb2", "smb3", "smbfs", "ncpfs", "afs", "ceph", "9p"}
+    | {"lustre", "gpfs", "beegfs", "pvfs2", "glusterfs", "ocfs2", "gfs2"}
 )
 
 

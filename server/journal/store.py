@@ -22,11 +22,11 @@ from protocol.errors import ConfigError, DataError, RunError
 from server.journal.disk import Disk, T
 
 FILE_NAME: Final = "journal.db"
-# Says where the journal is that is not in the run's folder: the URL of a database. The folder's name is the run.
+# Names the database of a journal that is not in the run's folder; the run is the folder's name.
 ELSEWHERE: Final = "journal.url"
 FORM: Final = 1
 START: Final = b"\0" * 32
-_PAGE: Final = 1000
+_PAGE: Final = 32  # a row may hold the small answers of all sites
 _LOCK: Final = 0x436F6E73  # PostgreSQL's advisory locks are numbers; this one is ours
 
 _META = sa.MetaData()
@@ -127,7 +127,7 @@ class Journal:
         return self.lease
 
     def leases(self) -> list[dict[str, Any]]:
-        """Return who has written it, the first one first: lease, Unix time, and what they said of themselves."""
+        """Return who has written it, in order: lease, Unix time, and what they said of themselves."""
         with self._engine.connect() as db:
             if not sa.inspect(db).has_table(LEASES.name):
                 return []
@@ -177,9 +177,8 @@ class Journal:
         Raises:
             DataError: a row is missing or was changed; the message names the first one.
         """
-        chain, number = START, 0
-        for found in self._pages():
-            number += 1
+        chain = START
+        for number, found in enumerate(self._pages(), start=1):
             text = str(found.body)
             expected = chained(chain, number, found.lease, found.at, found.kind, found.key, text)
             if found.number != number or bytes(found.chain) != expected:

@@ -1,140 +1,150 @@
-"""Disks that fail at one step, and what a crash or a power cut leaves of what was written on them."""
+"""Disks under a run's journal: one that fails at a step, one that keeps what a crash at any step would leave."""
 
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from server.journal.disk import Disk, T
 
-How = Literal["before", "after", "ENOSPC", "EIO", "short", "EIO after"]
-HOW: Final[tuple[How, ...]] = ("before", "after", "ENOSPC", "EIO", "short", "EIO after")
+Fault = Literal["ENOSPC", "EIO", "short", "EIO after"]
+FAULTS: Final[tuple[Fault, ...]] = ("ENOSPC", "EIO", "short", "EIO after")
+_IN_ROW = 64  # so that what is tested lies in files
 
 
-class Killed(BaseException):
-    """The process dies here. Nothing of ours may catch it."""
-
-
-@dataclass
-class Loose:
-    """Something that was written and not synced: what would undo it, and whose sync makes it last."""
+class Loose(NamedTuple):
+    """Something that was written and not synced: whose sync makes it last, and what undoes it in a copy."""
 
     waits_for: Path
-    undo: Callable[[], None]
+    undo: Callable[[Path], None]
 
 
 @dataclass
-class FaultyDisk(Disk):
-    """A disk that fails at its step number ``at``.
+class WatchedDisk(Disk):
+    """Counts its steps, and knows what has not been synced yet: a power cut may lose any end of that.
 
-    ``before`` and ``after`` are where a process is killed; ``ENOSPC`` and ``EIO`` fail the step, ``short`` leaves
-    half of what was to be written, ``EIO after`` does the step and says that it failed.
+    Args:
+        folder: the run's; all that is written lies in it.
     """
 
-    at: int | None = None
-    how: How = "before"
-    in_row: int = 64  # so that what is tested lies in files
+    folder: Path
+    in_row: int = _IN_ROW
     steps: list[str] = field(default_factory=list)
     loose: list[Loose] = field(default_factory=list)
 
     def write(self, path: Path, data: bytes) -> None:
-        """Make a file anew."""
-        before = path.read_bytes() if path.exists() else None
-
-        def undo() -> None:
-            if before is None:
-                path.unlink(missing_ok=True)
-            else:
-                path.write_bytes(before)
-
-        def torn() -> None:
-            found = self._where(path)
-            if found.exists():
-                found.write_bytes(data[: len(data) // 2])
-
-        self._step(
-            f"write {path.suffix or 'content'}", lambda: super(FaultyDisk, self).write(path, data), torn
-        )
-        self._moved.pop(path, None)
-        self.loose += [Loose(path, undo if before is not None else lambda: None), Loose(path, torn)]
+        """Make a file anew: until it is synced, none of it may be there, or a part."""
+        self._step("write", lambda: super(WatchedDisk, self).write(path, data))
+        for part in (b"", data[: len(data) // 2]):
+            self.loose.append(Loose(path, lambda root, part=part: _cut(self._in(root, path), part)))
 
     def sync(self, path: Path) -> None:
         """Have a file's bytes on the disk."""
-        self._step("sync", lambda: super(FaultyDisk, self).sync(path))
-        self.loose = [one for one in self.loose if one.waits_for != path]
+        self._step("sync", lambda: super(WatchedDisk, self).sync(path))
+        self._lasts(path)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Give a file its name."""
+        """Give a file its name: until the folder is synced, it may have the old one."""
         before = target.read_bytes() if target.exists() else None
+        self._step("rename", lambda: super(WatchedDisk, self).rename(source, target))
 
-        def undo() -> None:
-            if target.exists():
-                target.replace(source)
+        def undo(root: Path) -> None:
+            self._in(root, target).replace(self._in(root, source))
             if before is not None:
-                target.write_bytes(before)
+                self._in(root, target).write_bytes(before)
 
-        self._step("rename", lambda: super(FaultyDisk, self).rename(source, target))
-        self._moved[source] = target
+        self.loose = [Loose(target if w == source else w, u) for w, u in self.loose]
         self.loose.append(Loose(target.parent, undo))
 
     def sync_folder(self, path: Path) -> None:
         """Have a folder's names on the disk."""
-        self._step("sync_folder", lambda: super(FaultyDisk, self).sync_folder(path))
-        self.loose = [one for one in self.loose if one.waits_for != path]
+        self._step("sync folder", lambda: super(WatchedDisk, self).sync_folder(path))
+        self._lasts(path)
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder."""
-
-        def undo() -> None:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
-
-        self._step("make_folder", lambda: super(FaultyDisk, self).make_folder(path))
-        self.loose.append(Loose(path.parent, undo))
+        """Make a folder: until the one around it is synced, it may not be there."""
+        self._step("make folder", lambda: super(WatchedDisk, self).make_folder(path))
+        self.loose.append(Loose(path.parent, lambda root: shutil.rmtree(self._in(root, path))))
 
     def remove(self, path: Path) -> None:
-        """Remove a file."""
+        """Remove a file: until its folder is synced, it may be there."""
         before = path.read_bytes() if path.exists() else None
-        self._step("remove", lambda: super(FaultyDisk, self).remove(path))
+        self._step("remove", lambda: super(WatchedDisk, self).remove(path))
         if before is not None:
-            self.loose.append(Loose(path.parent, lambda: _restore(path, before)))
+            self.loose.append(Loose(path.parent, lambda root: _put(self._in(root, path), before)))
 
     def commit(self, transaction: Callable[[], T]) -> T:
         """Carry a transaction out."""
         return self._step("commit", transaction)
 
-    def cut_power(self, kept: int) -> None:
-        """Lose what was not synced, but for the first ``kept`` of it: the disk had got so far."""
+    def lose(self, root: Path, kept: int) -> None:
+        """Take back, in a copy of the folder, what was not synced, but for the first ``kept`` of it."""
         for one in reversed(self.loose[kept:]):
-            one.undo()
+            one.undo(root)
 
-    def __post_init__(self) -> None:
-        self._moved: dict[Path, Path] = {}
-
-    def _where(self, path: Path) -> Path:
-        return self._moved.get(path, path)
-
-    def _step(self, name: str, do: Callable[[], T], torn: Callable[[], None] | None = None) -> T:
-        number = len(self.steps)
+    def _step(self, name: str, do: Callable[[], T]) -> T:
         self.steps.append(name)
-        if number != self.at:
-            return do()
-        if self.how == "before":
-            raise Killed
-        if self.how in ("ENOSPC", "EIO"):
-            raise OSError(getattr(errno, self.how), self.how)
-        found = do()
-        if self.how == "after":
-            raise Killed
-        if self.how == "short":
-            if torn is not None:
-                torn()
-            raise OSError(errno.ENOSPC, "ENOSPC")
-        raise OSError(errno.EIO, "EIO")
+        return do()
+
+    def _lasts(self, path: Path) -> None:
+        self.loose = [one for one in self.loose if one.waits_for != path]
+
+    def _in(self, root: Path, path: Path) -> Path:
+        return root / path.relative_to(self.folder)
 
 
-def _restore(path: Path, data: bytes) -> None:
+@dataclass
+class CrashedDisk(WatchedDisk):
+    """Shows, before and after each of its steps, the folder as a process that dies there leaves it.
+
+    ``look(number, place)`` is called with the step's number and ``before`` or ``after``.
+    """
+
+    look: Callable[[int, str], None] = lambda *_: None
+
+    def _step(self, name: str, do: Callable[[], T]) -> T:
+        number = len(self.steps)
+        self.look(number, "before")
+        found = super()._step(name, do)
+        self.look(number, "after")
+        return found
+
+
+@dataclass
+class FailingDisk(WatchedDisk):
+    """Fails at its step number ``at``, and at none after it.
+
+    ``ENOSPC`` and ``EIO`` do nothing, ``short`` writes half, ``EIO after`` does all and says that it failed.
+    """
+
+    at: int = 0
+    fault: Fault = "ENOSPC"
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Make a file anew, or half of it."""
+        if self.fault == "short" and len(self.steps) == self.at:
+            Disk.write(self, path, data[: len(data) // 2])
+        super().write(path, data)
+
+    def _step(self, name: str, do: Callable[[], T]) -> T:
+        if len(self.steps) != self.at:
+            return super()._step(name, do)
+        if self.fault == "EIO after":
+            super()._step(name, do)
+            raise OSError(errno.EIO, "EIO")
+        self.steps.append(name)
+        raise OSError(errno.EIO if self.fault == "EIO" else errno.ENOSPC, self.fault)
+
+
+def _cut(path: Path, part: bytes) -> None:
+    if path.exists():
+        path.write_bytes(part)
+
+
+def _put(path: Path, data: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
