@@ -204,7 +204,7 @@ def _sites(all_: Sequence[Json]) -> list[SiteTotal]:
 
 
 def _class_totals(all_: Sequence[Json]) -> list[ClassTotal]:
-    """Return a row for each class that ever lacked anything; a round that lacked nothing of it counts as 0."""
+    """Return a row for each class that ever lacked anything; a round that lacked none of it counts as 0."""
     rounds: Counter[str] = Counter()
     found: dict[tuple[str, str], list[tuple[int, float | None]]] = {}
     for one in all_:
