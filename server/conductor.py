@@ -39,7 +39,7 @@ from protocol.errors import ConsiliumError, RunError
 from protocol.messages import Capability, Contribution, assignment_id
 from server import ballots
 from server.courier import Account, Arrival, Courier, Letter
-from server.coverage import state, unmeasured
+from server.coverage import statement, unmeasured
 from server.coverage_view import announced
 from server.families import Family, said
 from server.gate import guarded
@@ -309,9 +309,9 @@ class Conductor:
 
     def _cover(self, round_: int, subtask: str) -> None:
         """Tell who was in a round of a subtask, who was not, and why; the summary has it of all rounds."""
-        cohort = self.machine.cohort(round_, subtask)
-        if cohort is not None:
-            self.listener(announced(state(cohort, self.collaboration)))
+        said = statement(self.machine, self.collaboration, round_, subtask)
+        if said is not None:
+            self.listener(announced(said))
 
     def _joined(self, capability: Capability) -> SiteJoined:
         seconds, transfer, models = {}, {}, {}

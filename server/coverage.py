@@ -100,26 +100,27 @@ def statements(machine: Rounds, collaboration: Collaboration) -> list[Statement]
     """Return the statements of all cohorts so far, in order of round and subtask."""
     found, last = [], dict[tuple[str, str], int]()
     for cohort in [*machine.history, *machine.cohorts.values()]:
-        found.append(state(cohort, collaboration, last))
+        found.append(_state(cohort, collaboration, last))
         last |= {(cohort.subtask, site): cohort.round for site in found[-1].inside}
     return found
 
 
-def state(
-    cohort: Cohort, collaboration: Collaboration, last: Mapping[tuple[str, str], int] | None = None
-) -> Statement:
-    """Return the statement of a cohort.
+def statement(machine: Rounds, collaboration: Collaboration, round_: int, subtask: str) -> Statement | None:
+    """Return the statement of one cohort, best after it has closed; None where there is no such cohort."""
+    if (cohort := machine.cohort(round_, subtask)) is None:
+        return None
+    before = [c for c in machine.history if c.subtask == subtask and c.round < round_]
+    last = {(subtask, t.send.site): c.round for c in before for t in c.with_outcome("contributed").values()}
+    return _state(cohort, collaboration, last)
 
-    Args:
-        cohort: best after it has closed; of an open one the statement says who is still waited for.
-        collaboration: the terms; they name the classes.
-        last: by subtask and site the last round before this one in which it contributed.
-    """
+
+def _state(cohort: Cohort, collaboration: Collaboration, last: Mapping[tuple[str, str], int]) -> Statement:
+    """Return a cohort's statement; ``last`` is when each site contributed to a subtask before, if ever."""
     tasks = sorted(cohort.tasks.values(), key=lambda t: t.send.site)
     first = [t for t in tasks if t.send.attempt == 1]
     given = [t for t in tasks if t.outcome == "contributed"]
     lasting = collaboration.subtasks[cohort.subtask].exchange in _LASTING
-    known = (last or {}) if lasting else {}
+    known = last if lasting else {}
     not_asked: dict[str, list[str]] = {}
     for site, why in sorted(cohort.not_asked.items()):
         if all(t.send.site != site for t in tasks):  # it may have been asked later, in another's stead

@@ -272,7 +272,7 @@ TEXT = r"""{% import "marks.html" as marks with context %}
 </details>
 {% endif %}
 {% if coverage.figures %}
-<details><summary>{{ coverage.figures|length|counted("validation figure") }} without the rows of some sites</summary><div class="scroll"><table class="small"><thead><tr><th class="n">Round</th><th>Subtask</th><th>Measured without</th></tr></thead><tbody>
+<details><summary>{{ coverage.figures|length|counted("validation figure") }} without the rows of some sites</summary><div class="scroll"><table class="small" style="max-width: 640px"><thead><tr><th class="n">Round</th><th>Subtask</th><th>Measured without</th></tr></thead><tbody>
 {% for subtask, round, without in coverage.figures[:most_rows] %}<tr><td class="n">{{ round }}</td><td class="name">{{ subtask }}</td><td class="text">{{ without|join(", ") }}</td></tr>
 {% endfor %}</tbody></table></div></details>
 {% endif %}
