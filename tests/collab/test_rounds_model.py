@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -46,7 +47,7 @@ SIZES = {"a": 50, "b": 70, "c": 20, "d": 40}
 def terms(policy: str, capacity: int, patience: float | None, least: float) -> Collaboration:
     """Return four subtasks: ``a`` and ``b`` a family that is split after a round, ``d`` after ``c``."""
     own = {"kind": "tabular_classification", "labels": 2, "metric": "accuracy", "models": ["mlp_small"]}
-    more = {"c": {"until_round": 2}, "d": {"after": ["c"]}}
+    more: dict[str, dict[str, Any]] = {"c": {"until_round": 2}, "d": {"after": ["c"]}}
     tables = {
         "name": "case",
         "rounds": 5,
