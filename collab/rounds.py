@@ -45,6 +45,7 @@ from collab.events import (
 )
 from collab.feedback import Contributed, Measured
 from collab.groups import Groups
+from collab.not_asked import note_not_asked
 from collab.objective import is_there, to_go
 from collab.patience import due_s, overdue_after
 from collab.roster import Roster
@@ -63,6 +64,7 @@ class Rounds:
         self._run = run
         self.groups = Groups({n: t.subtasks for n, t in collaboration.families.items()})
         self.roster = Roster(collaboration, self.groups)
+        self._gone: dict[str, SiteJoined] = {}
         self.request: Request | None = None
         self._polling: set[str] = set()
         self._settling: set[str] = set()
@@ -95,10 +97,26 @@ class Rounds:
         """Return the assignment of that id, of this round or an earlier one."""
         return self._find(assignment)[1]
 
+    def cohort(self, round_: int, subtask: str) -> Cohort | None:
+        """Return a subtask's cohort of that round, of this round or an earlier one."""
+        known = (*self.cohorts.values(), *reversed(self.history))
+        return next((c for c in known if (c.round, c.subtask) == (round_, subtask)), None)
+
     def check_invariants(self) -> None:
-        """Raise AssertionError where the state contradicts itself; tests call it after each event."""
-        for cohort in self.cohorts.values():
-            cohort.check()
+        """Raise AssertionError where the state contradicts itself; it is called after each event."""
+        cohorts = self.cohorts.values()
+        for cohort in cohorts:
+            cohort.check(MAX_ATTEMPTS)
+        members = [name for c in cohorts for name in c.group]
+        before = self.history[-1].round if self.history else 0
+        if any(c.round != self.round for c in cohorts) or (before and before >= self.round):
+            raise AssertionError(f"round {self.round}: a cohort of another round")
+        if len(members) != len(set(members)):
+            raise AssertionError(f"round {self.round}: two cohorts of one subtask")
+        if any(not c.closed for c in cohorts) and (self._polling or self._settling):
+            raise AssertionError(f"round {self.round}: an open cohort between two rounds")
+        if any(c.evaluating for c in cohorts) and not all(c.closed for c in cohorts):
+            raise AssertionError(f"round {self.round}: measured while a cohort is open")
 
     def _react(self, event: Event) -> Iterator[Instruction]:
         for cohort in list(self.cohorts.values()):
@@ -111,10 +129,12 @@ class Rounds:
 
     def _on_site_joined(self, event: SiteJoined) -> Iterator[Instruction]:
         self.roster.joined(event)
+        self._gone.pop(event.capability.site, None)
         return iter(())
 
     def _on_site_lost(self, event: SiteLost) -> Iterator[Instruction]:
-        self.roster.sites.pop(event.site, None)
+        if (known := self.roster.sites.pop(event.site, None)) is not None:
+            self._gone[event.site] = known
         for cohort in list(self.cohorts.values()):
             for key, task in list(cohort.with_outcome("asked").items()):
                 if task.send.site == event.site:
@@ -167,7 +187,7 @@ class Rounds:
     def _on_evaluated(self, event: Evaluated) -> Iterator[Instruction]:
         name = event.subtask
         cohort = next((c for c in self.cohorts.values() if name in c.unmeasured), None)
-        if cohort is None or event.round != self.round or not cohort.closed:
+        if cohort is None or event.round != self.round or not cohort.evaluating:
             return
         cohort.measured.add(name)
         tasks = cohort.with_outcome("contributed").values()
@@ -238,7 +258,9 @@ class Rounds:
             yield from self._allocate(active)
 
     def _allocate(self, active: list[str]) -> Iterator[Instruction]:
-        self.cohorts = {name: Cohort(name, self._now_s, self.groups.led_by(name)) for name in active}
+        self.cohorts = {
+            name: Cohort(name, self._now_s, self.groups.led_by(name), self.round) for name in active
+        }
         self.request = self.roster.request(self.round, active)
         suggested, decided = self.roster.plan(self.request)
         yield decided
@@ -247,6 +269,7 @@ class Rounds:
             if sizes[s.subtask] < self._terms.subtasks[s.subtask].min_sites:
                 continue  # too few to hide in, and to learn from: the cohort is not sent
             yield self._send(self.cohorts[s.subtask], 1, s)
+        note_not_asked(self.cohorts.values(), self.request, suggested, self.roster.sites, self._gone)
         yield from (Refuse(site=s.site, subtask=s.subtask, reason=why[:500]) for s, why in suggested.refused)
         for name in active:
             if not self.cohorts[name].tasks:
@@ -275,7 +298,9 @@ class Rounds:
             patience_s=self._patience_s(cohort.subtask, chosen),
         )
         key = assignment_id(self._run, self.round, cohort.subtask, chosen.site, attempt)
-        cohort.tasks[key] = Task(send, of, sent_s=self._now_s)
+        told = self.roster.sites[chosen.site].class_counts
+        counts = {name: told[name] for name in of if name in told}
+        cohort.tasks[key] = Task(send, of, counts, sent_s=self._now_s)
         return send
 
     def _patience_s(self, subtask: str, chosen: Suggestion) -> float | None:
@@ -296,7 +321,9 @@ class Rounds:
         if substitute is not None:
             reason = f"handed on from {task.send.site}, which was {outcome}"
             handed_on = Suggestion(substitute, cohort.subtask, task.send.score, reason)
-            yield self._send(cohort, task.send.attempt + 1, handed_on)
+            send = self._send(cohort, task.send.attempt + 1, handed_on)
+            task.successor = assignment_id(self._run, self.round, cohort.subtask, substitute, send.attempt)
+            yield send
         yield from self._progress(cohort)
 
     def _substitute(self, cohort: Cohort) -> str | None:
@@ -331,12 +358,13 @@ class Rounds:
         least = self._terms.coordination_of(cohort.subtask).min_coverage
         missing = sorted({t.send.site for t in cohort.tasks.values() if t.outcome != "contributed"})
         if coverage < least:
+            cohort.end("stopped")
             yield Abort(
                 reason=f"round {self.round}, {cohort.subtask}: only {coverage:.0%} of the examples asked for "
                 f"came in (min_coverage is {least:.0%}); missing: {', '.join(missing)}"[:500]
             )
         elif given:
-            cohort.closed = True
+            cohort.end("merged", tuple(given))
             yield Aggregate(
                 round=self.round, subtask=cohort.subtask, assignments=tuple(given), coverage=coverage
             )
@@ -346,7 +374,8 @@ class Rounds:
             yield from self._after_closing()
 
     def _skip(self, cohort: Cohort, reason: str) -> Skip:
-        cohort.closed, cohort.measured = True, set(cohort.group)
+        cohort.end("skipped")
+        cohort.measured = set(cohort.group)
         return Skip(round=self.round, subtask=cohort.subtask, reason=reason[:500])
 
     def _after_closing(self) -> Iterator[Instruction]:

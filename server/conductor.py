@@ -40,6 +40,8 @@ from protocol.errors import ConsiliumError, RunError
 from protocol.messages import Capability, Contribution, assignment_id
 from server import ballots
 from server.courier import Account, Arrival, Courier, Letter
+from server.coverage import statement, unmeasured
+from server.coverage_view import announced
 from server.families import Family, said
 from server.gate import guarded
 from server.learner import Effect, Learner
@@ -60,7 +62,7 @@ class EndedError(RunError):
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One subtask after one round, on federated validation rows."""
+    """One subtask after one round, on federated validation rows; ``without`` those of these sites."""
 
     round: int
     simulated_s: float
@@ -68,6 +70,7 @@ class CurvePoint:
     value: float | None
     num_examples: int
     metrics: Mapping[str, float]
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,6 @@ class Conductor:
     settle: Settler = nothing
     families: Sequence[Family] = ()
     curves: dict[str, list[CurvePoint]] = field(default_factory=dict)
-    coverage: list[dict[str, Any]] = field(default_factory=list)
     discarded: list[Discard] = field(default_factory=list)
     decisions: list[Decided] = field(default_factory=list)
 
@@ -170,7 +172,7 @@ class Conductor:
             case Refuse():
                 self._refused(instruction)
             case Skip():
-                self._cover(instruction.round, instruction.subtask, 0.0)
+                self._cover(instruction.round, instruction.subtask)
                 self.notes.append(f"round {instruction.round}, {instruction.subtask}: {instruction.reason}")
             case Evaluate() | Poll() | Settle():
                 self._ask_all(instruction)
@@ -286,7 +288,7 @@ class Conductor:
             if (grouped := family.decide(instruction, self.courier.now_s)) is not None:
                 self._events.append(grouped)  # before what is measured now, so before the next round
                 self.listener({"type": "stage", "text": said(grouped)})
-        self._cover(instruction.round, instruction.subtask, instruction.coverage)
+        self._cover(instruction.round, instruction.subtask)
 
     def _merged(self, instruction: Aggregate) -> dict[str, float]:
         """Merge contributions, or take what an earlier process had made of them; return their credits."""
@@ -355,6 +357,7 @@ class Conductor:
                 value,
                 found.num_examples,
                 found.metrics,
+                unmeasured(self.learners[subtask].prepared, found),
             )
             self.curves.setdefault(subtask, []).append(point)
             self._events.extend(self._opened(a) for a in others)
@@ -378,6 +381,7 @@ class Conductor:
                     "subtask": subtask,
                     "metric": metric,
                     "value": value,
+                    "without": list(point.without),
                 }
             )
         self._commit_round(instruction.round)
@@ -402,18 +406,11 @@ class Conductor:
             at_s, round_ = self.courier.now_s, instruction.round
             self._events.append(Settled(at_s=at_s, round=round_, subtask=subtask, has_model=has_model))
 
-    def _cover(self, round_: int, subtask: str, share: float) -> None:
-        cohort = self.machine.cohorts.get(subtask)
-        tasks = cohort.tasks.values() if cohort else ()
-        self.coverage.append(
-            {
-                "round": round_,
-                "subtask": subtask,
-                "asked": len(tasks),
-                "contributed": sum(t.outcome == "contributed" for t in tasks),
-                "examples_share": share,
-            }
-        )
+    def _cover(self, round_: int, subtask: str) -> None:
+        """Tell who was in a round of a subtask, who was not, and why; the summary has it of all rounds."""
+        said = statement(self.machine, self.collaboration, round_, subtask)
+        if said is not None:
+            self.listener(announced(said))
 
     def _joined(self, capability: Capability) -> SiteJoined:
         seconds, transfer, models = {}, {}, {}

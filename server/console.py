@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from collab.metrics import LOWER_IS_BETTER
+from server.coverage_view import run_coverage
 from server.family_view import affinity_table, families, families_table, wholes
 from server.reading import SiteResult, at, headline, methods, names, site_results
 from server.units import MISSING, clock_word, duration, metric_name, nbytes, number, plain
@@ -39,6 +40,11 @@ def result_table(summary: Mapping[str, Any]) -> RenderableType:
     answer = headline(summary)
     parts: list[RenderableType] = [Text(f"Did collaborating pay? {answer.title}", style="bold")]
     parts += [Text(line) for line in answer.lines]
+    if (coverage := run_coverage(summary)).statements:
+        parts += [
+            Text(f"Coverage: {plain(line)}" if i == 0 else plain(line))
+            for i, line in enumerate(coverage.lines)
+        ]
     decompositions = at(summary, "decompositions")
     if whole := wholes(decompositions):
         by_modality = {name: one for name, one in whole.items() if at(one, "by") == "modality"}
@@ -225,6 +231,10 @@ class _Status:
             value = f"{metric_name(event['metric'])} {number(event['value'])}"
             self.latest[plain(event["subtask"])] = f"{value} (round {event['round']})"
             yield f"  {plain(event['subtask'])}: {value}"
+            if event.get("without"):
+                yield f"    measured without the rows of {plain(', '.join(event['without']))}"
+        elif kind == "coverage" and not event["whole"]:
+            yield f"  {plain(event['subtask'])}, round {event['round']}: {plain(event['text'])}"
         elif kind == "stage":
             self.stage = plain(event["text"])
             yield self.stage
@@ -251,7 +261,8 @@ class Progress:
     """Live progress of a run; plain lines where the console is not a terminal.
 
     Used as a context manager. In a terminal: a bar of rounds, the counts of the round and
-    one line for each subtask with its latest value; rejections stay on screen above it.
+    one line for each subtask with its latest value; rejections and what a round lacked stay on
+    screen above it.
 
     Args:
         console: where to show it.
@@ -282,11 +293,11 @@ class Progress:
         """Show one event.
 
         Args:
-            event: a dict with ``type``: assigned, arrived, rejected, evaluated, stage, or round,
+            event: a dict with ``type``: assigned, arrived, rejected, coverage, evaluated, stage, or round,
                 which closes a round. Other types are passed over.
         """
         for line in self._status.apply(event):
-            if self._live is None or event.get("type") == "rejected":
+            if self._live is None or event.get("type") in ("rejected", "coverage"):
                 self._console.print(Text(line), soft_wrap=True)
 
     def _render(self) -> RenderableType:

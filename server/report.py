@@ -12,6 +12,7 @@ import jinja2
 from collab.metrics import LOWER_IS_BETTER
 from server import units
 from server.charts import Lane, LineChart, Whisker, lane, line_chart, towards_better, whiskers
+from server.coverage_view import ENDS, NOT_ASKED, class_words, out_words, run_coverage
 from server.family_view import cell, families, groups, wholes
 from server.reading import (
     COLLABORATION,
@@ -36,7 +37,7 @@ _COLOURS = 8
 _LANE, _WHISKER = 250, 150
 _CURVE = (330, 190)
 # Beyond this the page would be slow to open; the rest is in summary.json, and the page says so.
-_MAX_ASSIGNMENTS = 2000
+_MAX_ASSIGNMENTS, _MAX_ROWS = 2000, 100
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def render(summary: Mapping[str, Any]) -> str:
             calibrations=[name for name in subtasks if at(summary, "subtasks", name, "calibration")],
             wholes=wholes(at(summary, "decompositions")),
             families=families(at(summary, "decompositions")),
-            thin=_thinnest(list(at(summary, "coverage") or [])),
+            coverage=run_coverage(summary),
         )
     )
 
@@ -145,6 +146,8 @@ def _environment() -> jinja2.Environment:
     environment.globals["clock_word"] = units.clock_word
     environment.globals["groups_of"] = groups
     environment.globals["affinity_cell"] = cell
+    environment.globals |= {"out_words": out_words, "class_words": class_words, "most_rows": _MAX_ROWS}
+    environment.globals |= {"ends": ENDS, "not_asked": NOT_ASKED}
     return environment
 
 
@@ -235,9 +238,3 @@ def _point_title(point: Mapping[str, Any]) -> str:
         f"Round {point.get('round')}: {units.number(point.get('value'))} "
         f"after {units.duration(point.get('simulated_s'))} and {units.nbytes(point.get('bytes'))}"
     )
-
-
-def _thinnest(coverage: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Return the round and subtask that the smallest share of the examples took part in."""
-    known = [one for one in coverage if units.real(one.get("examples_share")) is not None]
-    return min(known, key=lambda one: float(one["examples_share"]), default=None)

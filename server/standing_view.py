@@ -112,6 +112,7 @@ def shown(found: Mapping[str, Any], run: str | None) -> RenderableType:
     for subtask, latest in (status.get("latest") or {}).items():
         value = f"{metric_name(latest['metric'])} {number(latest['value'])} (round {latest['round']})"
         parts.append(Text(f"  {plain(subtask)}: {value}"))
+    parts += [Text(line) for line in _lacking(status)]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for heading in ("site", "state", "since", "work", "done", "left", "what to do"):
         table.add_column(
@@ -131,6 +132,17 @@ def shown(found: Mapping[str, Any], run: str | None) -> RenderableType:
     waiting = [o["run"] for o in others if o["state"] == "queued"]
     parts += [Text(f"waiting after it: {', '.join(map(plain, waiting))}")] if waiting else []
     return Group(*parts)
+
+
+def _lacking(status: Mapping[str, Any]) -> list[str]:
+    """Return a line for each subtask of which a round ever lacked somebody (``coverage_view.note``)."""
+    found = (status.get("coverage") or {}).items()
+    return [
+        f"  {plain(subtask)}: {said['lacking']} of {said['closed']} rounds lacked somebody; "
+        f"last round {said['round']}: {plain(str(said['text']))}"
+        for subtask, said in found
+        if said.get("lacking")
+    ]
 
 
 def _headline(name: str | None, status: Mapping[str, Any], at: float) -> Text:

@@ -18,6 +18,7 @@ from collab.terms import SubtaskTerms, wire_of
 from protocol.errors import DataError
 from server import measured
 from server.conductor import Conductor
+from server.coverage import statements
 from server.finale import Outcome
 from server.soft_label_learner import SoftLabelLearner
 
@@ -55,7 +56,7 @@ def build_summary(
             "wall_s": wall_s,
         },
         "allocations": _allocations(conductor),
-        "coverage": conductor.coverage,
+        "coverage": [one.as_json() for one in statements(machine, c)],
         "notes": conductor.notes,
     }
 

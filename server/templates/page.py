@@ -26,6 +26,7 @@ TEXT = r"""{% import "marks.html" as marks with context %}
 <h1>{{ headline.title }}</h1>
 {% for line in headline.lines %}<p class="lead">{{ line }}</p>
 {% endfor %}
+{% if coverage.lacking %}<p class="lead">{{ coverage.lines[0] }} <a href="#coverage">Who was out</a></p>{% endif %}
 <dl class="tiles">
 <div><dt>Rounds</dt><dd>{{ run.rounds }}<small>{{ at(run, "ended")|default("at most", true) }}</small></dd></div>
 <div><dt>Sites</dt><dd>{{ sites|length }}<small>{{ all_allocations|counted("assignment") }}</small></dd></div>
@@ -245,13 +246,41 @@ TEXT = r"""{% import "marks.html" as marks with context %}
 
 <section id="coverage">
 <h2>Coverage</h2>
-{% set coverage = at(run, "coverage") or [] %}
-{% if coverage %}
-{% if thin %}<p class="soft">Thinnest: {{ thin.subtask }} in round {{ thin.round }}, with {{ thin.contributed }} of {{ thin.asked }} sites asked and {{ thin.examples_share|percent }} of the examples.</p>{% endif %}
-<details><summary>Every round</summary><div class="scroll"><table class="small" style="max-width: 640px"><thead><tr><th class="n">Round</th><th>Subtask</th><th class="n">Asked</th><th class="n">Contributed</th><th class="n">Share of examples</th></tr></thead><tbody>
-{% for c in coverage %}<tr><td class="n">{{ c.round }}</td><td class="name">{{ c.subtask }}</td><td class="n">{{ c.asked }}</td><td class="n">{{ c.contributed }}</td><td class="n">{{ c.examples_share|percent }}</td></tr>
+{% for line in coverage.lines %}<p{% if not loop.first or not coverage.lacking %} class="soft"{% endif %}>{{ line }}</p>
+{% endfor %}
+{% if coverage.sites %}
+<div class="grid two">
+<div class="card"><h3>Who was out</h3>
+<div class="scroll"><table class="small"><thead><tr><th>Site</th><th class="n">Asked</th><th class="n">Out</th><th class="n">Examples, all times</th><th>Why</th></tr></thead><tbody>
+{% for site in coverage.sites[:most_rows] %}<tr><th class="name">{{ site.site }}</th><td class="n">{{ site.asked }}</td><td class="n">{{ site.out }}</td><td class="n">{{ "{:,}".format(site.examples) }}</td><td>{{ site.words }}</td></tr>
+{% endfor %}</tbody></table></div></div>
+{% if coverage.classes %}
+<div class="card"><h3>Which classes that thinned</h3>
+<div class="scroll"><table class="small"><thead><tr><th>Class</th><th class="n">Missing, mean</th><th class="n">Worst</th><th class="n">In round</th><th class="n">Rounds</th><th class="n">Not known</th></tr></thead><tbody>
+{% for c in coverage.classes[:most_rows] %}<tr><th class="name">{{ c.label }} <span class="unit">{{ c.subtask }}</span></th><td class="n">{{ c.mean|percent }}</td><td class="n">{{ c.worst|percent }}</td><td class="n">{{ "–" if c.worst_round is none else c.worst_round }}</td><td class="n">{{ c.rounds }}</td><td class="n">{{ c.unknown }}</td></tr>
+{% endfor %}</tbody></table></div>
+<p class="soft small" style="margin-top: 8px">Share of a class's examples among those first asked for; the mean is over all rounds of the subtask in which it is known. Not known: a site that tells a mask, or nothing, decides it.{% if coverage.classes|length > most_rows %} The first {{ most_rows }} of {{ coverage.classes|length }}.{% endif %}</p></div>
+{% endif %}
+</div>
+{% endif %}
+{% if coverage.lacking %}
+<details{{ " open" if coverage.lacking|length <= 20 }}><summary>{{ coverage.lacking|length|counted("cohort") }} in which something was missing</summary>
+<div class="scroll"><table class="small"><thead><tr><th class="n">Round</th><th>Subtask</th><th class="n">In</th><th class="n">Examples</th><th>Without</th><th>Missing of classes</th></tr></thead><tbody>
+{% for c in coverage.lacking[:most_rows] %}<tr><td class="n">{{ c.round }}</td><td class="name">{{ c.subtask }}{% for name in c.together|default([]) if name != c.subtask %} <span class="soft">+ {{ name }}</span>{% endfor %}</td><td class="n">{{ c.contributed }} of {{ c.asked }}</td><td class="n">{{ c.examples_share|percent }}</td><td class="text">{% for one in c.out|default([]) %}{{ out_words(one) }}{{ "; " if not loop.last }}{% else %}{{ "nobody was asked" if not c.asked else "–" }}{% endfor %}{% if c.ended|default("merged") in ends %} <b>{{ ends[c.ended]|capitalize }}.</b>{% endif %}</td><td class="text soft">{{ class_words(c)|join(", ") or "–" }}</td></tr>
+{% endfor %}</tbody></table></div>
+{% if coverage.lacking|length > most_rows %}<p class="soft small">The first {{ most_rows }} are shown; all are in <code>summary.json</code>.</p>{% endif %}
+</details>
+{% endif %}
+{% if coverage.figures %}
+<details><summary>{{ coverage.figures|length|counted("validation figure") }} without the rows of some sites</summary><div class="scroll"><table class="small" style="max-width: 640px"><thead><tr><th class="n">Round</th><th>Subtask</th><th>Measured without</th></tr></thead><tbody>
+{% for subtask, round, without in coverage.figures[:most_rows] %}<tr><td class="n">{{ round }}</td><td class="name">{{ subtask }}</td><td class="text">{{ without|join(", ") }}</td></tr>
 {% endfor %}</tbody></table></div></details>
-{% else %}<p class="soft">No round was closed.</p>{% endif %}
+{% endif %}
+{% if coverage.statements %}
+<details><summary>Every round</summary><div class="scroll"><table class="small"><thead><tr><th class="n">Round</th><th>Subtask</th><th class="n">Asked</th><th class="n">Contributed</th><th class="n">Share of examples</th><th>Has it and was not asked</th></tr></thead><tbody>
+{% for c in coverage.statements %}<tr><td class="n">{{ c.round }}</td><td class="name">{{ c.subtask }}</td><td class="n">{{ c.asked }}</td><td class="n">{{ c.contributed }}</td><td class="n">{{ c.examples_share|percent }}</td><td class="text soft">{% for why, said in (c.not_asked|default({})).items() %}{{ said.named|join(", ") }}{% if said.sites > said.named|length %} and {{ said.sites - said.named|length }} more{% endif %}: {{ not_asked.get(why, why) }}{{ "; " if not loop.last }}{% else %}–{% endfor %}</td></tr>
+{% endfor %}</tbody></table></div></details>
+{% endif %}
 </section>
 
 {% if notes %}

@@ -112,6 +112,8 @@ EVENTS: list[dict[str, Any]] = [
     },
     {"type": "evaluated", "round": 1, "subtask": "digits", "metric": "accuracy", "value": 0.9123},
     {"type": "of a later version"},
+    {"type": "coverage", "subtask": "digits", "round": 1, "whole": False, "text": "without \x1bedge"},
+    {"type": "coverage", "subtask": "digits", "round": 1, "whole": True, "text": "all"},
     {"type": "round", "round": 1, "simulated_s": 12.3},
     {"type": "stage", "text": "baseline: alone, north"},
 ]
@@ -132,6 +134,7 @@ def test_without_a_terminal_progress_is_plain_lines() -> None:
     assert played(terminal=False).splitlines() == [
         "  rejected: edge: digits: arrays: not finite\ufffd[2J",
         "  digits: accuracy 0.912",
+        "  digits, round 1: without \ufffdedge",
         "round 1 of 3 done, 12.3 s simulated",
         "baseline: alone, north",
     ]

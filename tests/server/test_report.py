@@ -227,6 +227,31 @@ def test_a_run_in_which_nothing_happened() -> None:
         assert said in words
 
 
+def test_the_page_says_who_was_out() -> None:
+    """Sites that were out, why, the classes that thinned and the figures without their rows."""
+    summary = sample(rounds=1)
+    out = {"site": "edge", "why": "silent", "detail": HOSTILE, "examples": 40, "handed_on_to": "south"}
+    covered = {
+        "in": ["north", "south"],
+        "out": [out],
+        "classes_missing": {"tumour": {"benign": 0.4, "x": None}},
+    }
+    asked = {"not_asked": {"quarantined": {"sites": 2, "named": ["poor"]}}, "ended": "merged"}
+    summary["coverage"][0] |= covered | asked
+    summary["subtasks"]["tumour"]["curve"][0]["without"] = ["edge"]
+    page = Page(render(summary))
+    assert_harmless(page)
+    for said in (
+        "Something was missing in 1 of 1 cohort: 2 of 3 assignments came in",
+        "1 × silent, handed on",
+        "handed on to south",
+        "benign 40 %, x not known",
+        "poor and 1 more: in quarantine",
+        "1 validation figure without the rows of some sites",
+    ):
+        assert said in page.words
+
+
 def test_the_page_is_a_function_of_the_summary(tmp_path: Path) -> None:
     """Writing twice gives the same bytes, leaves one file, and does not touch the summary."""
     summary = sample()

@@ -154,6 +154,14 @@ def test_results_and_rejections() -> None:
     assert lines.count("rejected: north: a: shape") == 5
 
 
+def test_what_rounds_lacked() -> None:
+    """A line for each subtask of which a round lacked somebody; none for the others."""
+    kept = {"closed": 4, "lacking": 2, "round": 3, "text": "2 of 3 sites; without west (silent)"}
+    lines = text(found(coverage={"a": kept, "b": {"closed": 4, "lacking": 0}}))
+    assert "a: 2 of 4 rounds lacked somebody; last round 3: 2 of 3 sites; without west (silent)" in lines
+    assert "b:" not in lines
+
+
 EVIL = "\x1b]0;owned\x07\x1b[2J[bold]x[/bold]\u202eevil\r\n"
 
 
