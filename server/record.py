@@ -106,7 +106,7 @@ class Record:
         return body if kind == ENDED else None
 
     def end(self, body: Mapping[str, Any]) -> None:
-        """Note that the run has ended, after all that it leaves has been written; nothing else is kept."""
+        """Note that the run has ended, once all that it leaves has been written; keep nothing else."""
         self.same(ENDED, "", body)
         self.commit()
         if self._content is not None:
@@ -122,7 +122,9 @@ class Record:
         differs = [key for key in _BITS if len({str(one.get(key)) for one in who}) > 1]
         if not differs:
             return []
-        return [f"resumed with another {', '.join(differs)}: the same bits as without a crash are not promised"]
+        return [
+            f"resumed with another {', '.join(differs)}: the same bits as without a crash are not promised"
+        ]
 
     def when_live(self, do: Callable[[], None]) -> None:
         """Have something done when the journal's rows are used up; at once if they are."""

@@ -60,6 +60,10 @@ class Status:
             rejected = self.given.setdefault("rejected", [])
             rejected.append({k: event[k] for k in ("site", "subtask", "code", "detail") if event.get(k)})
             del rejected[:-_KEPT_EVENTS]
+        elif kind == "coverage":
+            from server.coverage_view import note  # noqa: PLC0415  as above
+
+            note(self.given, event)
         self.write()
 
     def on_site(self, site: str, work: Any) -> None:

@@ -17,7 +17,8 @@ class Disk:
     """Real files. Each method is one step: a crash may fall before or after it, never within.
 
     A file's bytes are on the disk once ``sync`` has returned, its name once ``sync_folder`` of its folder
-    has, a transaction once ``commit`` has. Each may raise ``OSError``; ``commit`` also what the database raises.
+    has, a transaction once ``commit`` has. Each may raise ``OSError``; ``commit`` also what the database
+    raises.
     """
 
     # Content that is not longer stands in the row that names it: a file would cost four syncs.

@@ -1,4 +1,4 @@
-"""Disks under a run's journal: one that fails at a step, one that keeps what a crash at any step would leave."""
+"""Disks under a run's journal: one fails at a step, one shows what a crash at any step leaves."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class WatchedDisk(Disk):
     def write(self, path: Path, data: bytes) -> None:
         """Make a file anew: until it is synced, none of it may be there, or a part."""
         self._step("write", lambda: super(WatchedDisk, self).write(path, data))
-        for part in (b"", data[: len(data) // 2]):
-            self.loose.append(Loose(path, lambda root, part=part: _cut(self._in(root, path), part)))
+        self.loose.append(Loose(path, lambda root: _cut(self._in(root, path), b"")))
+        self.loose.append(Loose(path, lambda root: _cut(self._in(root, path), data[: len(data) // 2])))
 
     def sync(self, path: Path) -> None:
         """Have a file's bytes on the disk."""

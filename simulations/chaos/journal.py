@@ -1,7 +1,7 @@
 """Every step of a run's journal, failed: killed before and after it, the power cut, the disk full or broken.
 
-A small run is carried out once on a disk that shows its folder before and after every step: what is there is
-what a process that is killed there leaves. Of what was not synced by then each end is taken away in turn, as a
+A small run is carried out once on a disk that shows its folder before and after every step: what is there
+is what a process that is killed there leaves. Of what was not synced by then each end is taken away in turn, as a
 power cut would. From each such folder, and from what every kind of failed write leaves, the run is resumed in
 a fresh federation. It must end with the SHA-256 of every model that it has when nothing happens to it, with
 the same events, and no contribution in two aggregations.
@@ -12,13 +12,12 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Message
 
 from clients.app import app as client_app
 from clients.memory_records import freeze
@@ -229,7 +228,7 @@ def _merged(folder: Path) -> Counter[str]:
 
 
 def _mark(folder: Path) -> str:
-    """Return what tells folders apart from which a run goes on differently: rows, but for their times, and files."""
+    """Return what a run that goes on from a folder can tell: its rows, but for their times, and files."""
     found = hashlib.sha256()
     try:
         for row in rows(folder):
