@@ -122,9 +122,8 @@ class Record:
         differs = [key for key in _BITS if len({str(one.get(key)) for one in who}) > 1]
         if not differs:
             return []
-        return [
-            f"resumed with another {', '.join(differs)}: the same bits as without a crash are not promised"
-        ]
+        what = ", ".join(differs)
+        return [f"resumed with another {what}: the bits of a run without a crash are not promised"]
 
     def when_live(self, do: Callable[[], None]) -> None:
         """Have something done when the journal's rows are used up; at once if they are."""
