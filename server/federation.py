@@ -23,7 +23,7 @@ from protocol.errors import ConfigError, RunError
 from protocol.files import sync_folder
 from protocol.messages import Capability
 from server.conductor import Conductor, EndedError, Listener
-from server.courier import Courier, SimulatedCourier, SimulatedSites, WallCourier
+from server.courier import Courier
 from server.discovery import discovered, joins_later
 from server.families import alike, families_of
 from server.finale import Outcome, conclude
@@ -36,12 +36,14 @@ from server.preparation import Prepared, prepare, with_public
 from server.record import Record, holds_record, open_record
 from server.report import write_report
 from server.roll_call import ByNodes, ByProfile, RollCall
+from server.simulated_courier import SimulatedCourier, SimulatedSites
 from server.spool import Spool
 from server.summary import FILE_NAME as SUMMARY
 from server.summary import build_summary, read_summary, write_json
 from server.turns import TurnsGrid
 from server.upstream import ChainedCourier, Chains, worse_than_ablated
 from server.upstream import as_json as chain_entries
+from server.wall_courier import WallCourier
 from server.whole import as_json, measure_wholes
 
 Clock = Literal["simulated", "wall"]

@@ -1,10 +1,10 @@
 """Every step of a run's journal, failed: killed before and after it, the power cut, the disk full or broken.
 
 A small run is carried out once on a disk that shows its folder before and after every step: what is there
-is what a process that is killed there leaves. Of what was not synced by then each end is taken away in turn,
-as a power cut would. From each such folder, and from what every kind of failed write leaves, the run is
-resumed in a fresh federation. It must end with the SHA-256 of every model that it has when nothing happens to it, with
-the same events, and no contribution in two aggregations.
+is what a process that is killed there leaves. Of what was not synced by then each end is taken away in
+turn, as a power cut would. From each such folder, and from what every kind of failed write leaves, the run is
+resumed in a fresh federation. It must end with the SHA-256 of every model that it has when nothing happens to
+it, with the same events, and no contribution in two aggregations.
 """
 
 from __future__ import annotations
