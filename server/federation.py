@@ -110,7 +110,7 @@ def federate(
     ) as record:
         if (said := record.outcome()) is not None:
             return _as_it_ended(terms.folder, said)
-        record.disk.put(terms.folder / COLLABORATION, text.encode())
+        record.write(terms.folder / COLLABORATION, text.encode())
         try:
             made = grid if isinstance(grid, Grid) else grid(record)
             summary = _federate(made, collaboration, terms, record, listener or (lambda _: None), sites)

@@ -95,10 +95,16 @@ class Record:
         """The kind of the row that is handed out next; "" if there is none."""
         return self._next.kind if self._next is not None else ""
 
-    @property
-    def disk(self) -> Disk:
-        """The seam, for what else a run leaves on the disk."""
-        return self._disk
+    def write(self, path: Path, data: bytes) -> None:
+        """Write what else a run leaves: after a crash there is the old file or the new one.
+
+        Raises:
+            JournalError: it cannot be written.
+        """
+        try:
+            self._disk.put(path, data)
+        except OSError as error:
+            raise JournalError(f"{path}: cannot be written ({error.strerror}); make room") from None
 
     def outcome(self) -> Json | None:
         """Return what the run ended with; None if it has not ended."""

@@ -10,6 +10,7 @@ import base64
 import hashlib
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from server.journal.disk import Disk
@@ -91,7 +92,7 @@ class Content:
     def sweep(self) -> None:
         """Remove what has no use any more; the rows that say so must be on the disk."""
         for ref in sorted(self._dropped):
-            self._disk.remove(self._path(ref))
+            self._remove(self._path(ref))
         self._dropped.clear()
 
     def sweep_all(self) -> None:
@@ -99,13 +100,17 @@ class Content:
         kept = {self._path(ref) for ref in self._uses}
         for path in sorted(self._files()):
             if path not in kept:
-                self._disk.remove(path)
+                self._remove(path)
         self._dropped.clear()
 
     def clear(self) -> None:
         """Remove everything: the run has ended."""
         self._uses.clear()
         self.sweep_all()
+
+    def _remove(self, path: Path) -> None:
+        with suppress(OSError):  # it takes room and nothing else; a process that goes on tries again
+            self._disk.remove(path)
 
     def _files(self) -> Iterable[Path]:
         return self._folder.iterdir() if self._folder.is_dir() else ()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from server.flwr_adapter import task_identity
 from server.journal.disk import Disk
 from server.journal.store import JournalError
 from server.runlog import rows
-from simulations.chaos.disks import FAULTS, CrashedDisk, FailingDisk, WatchedDisk
+from simulations.chaos.disks import FAULTS, CrashedDisk, FailingDisk, Fault, WatchedDisk
 from simulations.local_engine import LocalGrid
 from simulations.simulate import ready
 
@@ -119,11 +119,13 @@ class Proof:
         scratch: an empty folder.
         tables: the collaboration.
         every: try each step of so many; 1 tries all.
+        faults: what else than crashes is tried.
     """
 
     scratch: Path
     tables: Mapping[str, Any] = field(default_factory=lambda: TABLES)
     every: int = 1
+    faults: Sequence[Fault] = FAULTS
     verdict: Verdict = field(default_factory=Verdict)
 
     def __post_init__(self) -> None:
@@ -142,7 +144,7 @@ class Proof:
         steps = len(watched.steps)
         tell(f"{steps} steps: {dict(Counter(watched.steps))}")
         self._crashes(tell)
-        for fault in FAULTS:
+        for fault in self.faults:
             for at in range(next(self._numbers) % self.every, steps, self.every):
                 self._fault(at, fault)
             tell(f"{fault}: {self.verdict.points[fault]} steps, {len(self.verdict.failures)} failures")
@@ -176,13 +178,17 @@ class Proof:
             self._resume(about, copy)
             shutil.rmtree(copy.parent)
 
-    def _fault(self, at: int, fault: Any) -> None:
+    def _fault(self, at: int, fault: Fault) -> None:
         self.verdict.points[fault] += 1
         folder = self.scratch / f"fault-{next(self._numbers)}" / RUN
         about = f"{fault} at step {at}"
+        disk = FailingDisk(folder, at=at, fault=fault)
         try:
-            self._federate(folder, FailingDisk(folder, at=at, fault=fault))
-            self.verdict.failures.append(f"{about}: the run went on as if nothing had happened")
+            self._federate(folder, disk)
+            if disk.steps[at] == "remove":  # what is not removed takes room and nothing else
+                self._check(about, folder)
+            else:
+                self.verdict.failures.append(f"{about}: the run went on as if nothing had happened")
         except JournalError:
             self._resume(about, folder)
         except (ConsiliumError, OSError) as error:
@@ -194,10 +200,13 @@ class Proof:
         self.verdict.folders += 1
         try:
             self._federate(folder, Disk())
-            found = _ending(folder)
         except (ConsiliumError, OSError) as error:
             self.verdict.failures.append(f"{about}: {type(error).__name__}: {error}")
             return
+        self._check(about, folder)
+
+    def _check(self, about: str, folder: Path) -> None:
+        found = _ending(folder)
         if found.models != self._undisturbed.models:
             self.verdict.failures.append(f"{about}: other models")
         if found.events != self._undisturbed.events:
