@@ -68,6 +68,7 @@ class World:
         self.takes_not: set[str] = set()
         self.named = set(NODES)
         self.sent: list[Sent] = []
+        self.signatures: list[bytes] = []
         self.inbox: dict[str, list[Message]] = {}
         self.told: list[tuple[str, SiteWork]] = []
         self._verifiers = {name: self.parties.verifier(name) for name in NODES}
@@ -134,7 +135,9 @@ class World:
         if "previous" not in changes and kind not in (RECEIPT, REFUSAL):
             after = work_name(RUN, kind, sent.asked)
             given["previous"] = after if moves(kind) else sent.header.previous
-        sealed = with_seal(record, signer.seal(parts_of(record), kind=kind, **given))
+        seal = signer.seal(parts_of(record), kind=kind, **given)
+        self.signatures.append(seal.signature)
+        sealed = with_seal(record, seal)
         return self.put(sent, Message(sealed, reply_to=sent.message))
 
     def receipt(self, sent: Sent, state: str = "working", **more: Any) -> None:
