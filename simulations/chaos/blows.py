@@ -89,9 +89,11 @@ class Striker:
         """Kill what has taken the place of what was killed, a moment after it was there."""
         pid = await_pid(self.at, trial.targets[0], self.sites, self.is_over, other_than=killed)
         if pid is None:
+            struck.at = None  # the run ended in between: it was not killed twice
             return
         time.sleep(trial.gap_s)
         second = self._kill(trial.targets, [pid])
         struck.at = second.at
-        struck.orphans_s = max(struck.orphans_s or 0, second.orphans_s or 0) if second.orphans_s else None
+        lived = [s for s in (struck.orphans_s, second.orphans_s) if s is not None]
+        struck.orphans_s = max(lived, default=None)
         struck.survivors += second.survivors

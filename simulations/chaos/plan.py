@@ -5,7 +5,7 @@ takes when nothing is disturbed.
 
 The pass rule, of each trial without exception:
 
-- the run is finished, at most ``LIMIT_S`` after the last blow;
+- the run is finished, after the last blow in at most ``LIMIT_S`` and ``LIMIT_RUNS`` times an undisturbed run;
 - every model file has the SHA-256 that it has in the undisturbed run;
 - never two processes work on a run at the same moment;
 - when the supervisor was killed, its children have ended within ``ORPHANS_S``.
@@ -42,6 +42,7 @@ EACH: Final = 6  # single kills of each kind in the long form
 STOP_S: Final = 90.0
 SHORT_STOP_S: Final = 3.0
 LIMIT_S: Final = 300.0
+LIMIT_RUNS: Final = 3.0
 ORPHANS_S: Final = 5.0
 MOST_TRIES: Final = 3
 EARLIER: Final = 0.8

@@ -13,7 +13,7 @@ from protocol.errors import ConsiliumError, RunError
 from server.contact import ask
 from server.orders import LIVE
 from simulations.chaos.blows import Striker, Struck
-from simulations.chaos.plan import EARLIER, LIMIT_S, MOST_TRIES, ORPHANS_S, Trial
+from simulations.chaos.plan import EARLIER, LIMIT_RUNS, LIMIT_S, MOST_TRIES, ORPHANS_S, Trial
 from simulations.chaos.processes import Watch
 from simulations.chaos.traces import marks, model_digests, order_of, recovered_after, trainings
 from simulations.deployed import Deployed
@@ -174,7 +174,8 @@ class Arena:
         return order is not None and order.state not in LIVE
 
     def _await_end(self, run: str) -> None:
-        self.at.wait(lambda: self._is_over(run), f"run {run} has ended", LIMIT_S)
+        limit_s = LIMIT_S + LIMIT_RUNS * self.calm.seconds
+        self.at.wait(lambda: self._is_over(run), f"run {run} has ended", limit_s)
 
     def _await_ready(self) -> None:
         """Wait until every site is connected and has a worker that waits for work."""

@@ -89,6 +89,7 @@ def _words(calm: Calm, results: Sequence[Result]) -> str:
     orphans = [r.orphans_s for r in results if r.orphans_s is not None]
     lines = [
         f"A run takes {calm.seconds:.1f} s and {calm.trainings} trainings when nothing is disturbed.",
+        "Recovered: further than ever before, from the last kill on (of what was stopped: from SIGCONT on).",
         f"At most {max(r.most_serves for r in results)} process worked on a run at one moment.",
     ]
     if orphans:
