@@ -37,6 +37,7 @@ from simulations.chaos.traces import order_of
 from simulations.deployed import Deployed
 
 LOST_OF = {3: (1, 2), 5: (1, 2, 4)}  # how many sites are lost, by how many there are
+_TERMS = {"grace_s": 8.0, "deadline_s": 40.0}  # so that no site that is there is too slow for its grace
 _EPOCHS = 200  # a training must last so long that a kill finds it under way
 _WAIT_S = 180.0
 _STORY = 6000
@@ -45,7 +46,7 @@ _STORY = 6000
 def cases(sites: Sequence[str], seed: int) -> Iterator[Case]:
     """Yield the cases for a federation of these sites."""
     for k in LOST_OF[len(sites)]:
-        yield case("real", sites, k, seed, slack_s=SLACK_S)
+        yield case("real", sites, k, seed, slack_s=SLACK_S, **_TERMS)
 
 
 @dataclass(frozen=True)
