@@ -91,5 +91,10 @@ class Errand:
         return int(self._parts[1]) if len(self._parts) > 2 and self._parts[1].isdigit() else 0
 
     @property
+    def is_of_a_round(self) -> bool:
+        """Whether it is training that a round waits for."""
+        return self.kind.startswith("train.") and self.kind not in ("train.finish", "train.alone")
+
+    @property
     def _parts(self) -> list[str]:
         return self.task.split("/")

@@ -13,7 +13,6 @@ import itertools
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
 
 from flwr.app import Message, RecordDict
 
@@ -45,8 +44,6 @@ class ErrandGrid(OwnRunGrid):
         told: is called when the state of a site has changed.
         is_stopped: says whether the run is to stop; then the next call raises ``StoppedError``.
         monotonic: seconds on a clock that is never set.
-        previous: by site, the version of its memory after the last answer that an earlier process of the
-            run took (``Provenance.version``).
     """
 
     def __init__(
@@ -58,7 +55,6 @@ class ErrandGrid(OwnRunGrid):
         told: Callable[[str, SiteWork], None] = lambda *_: None,
         is_stopped: Callable[[], bool] = lambda: False,
         monotonic: Callable[[], float] = time.monotonic,
-        previous: Mapping[str, bytes] = MappingProxyType({}),
     ) -> None:
         self._link, self._envelopes = link, envelopes
         self._clock, self._told, self._is_stopped = clock, told, is_stopped
@@ -67,7 +63,7 @@ class ErrandGrid(OwnRunGrid):
         self._numbers = itertools.count(1)
         self._queues: defaultdict[str, deque[Errand]] = defaultdict(deque)
         self._done: dict[str, Message] = {}
-        self._provenances = Provenances(previous)
+        self._provenances = Provenances()
         self._online: Mapping[str, tuple[int, str]] = {}
         self._names: dict[int, str] = {}
         self._seen: dict[int, float] = {}
@@ -109,6 +105,12 @@ class ErrandGrid(OwnRunGrid):
         self._check()
         self._advance()
         return [self._done.pop(i) for i in list(message_ids) if i in self._done]
+
+    def go_on(self, nodes: Mapping[str, int], versions: Mapping[str, bytes]) -> None:
+        """Take over: the sites are at these nodes, and their memories at these versions."""
+        self._provenances.go_on(versions)
+        self._names.update({node: site for site, node in nodes.items()})
+        self._seen.update(dict.fromkeys(nodes.values(), self._monotonic()))
 
     def provenance(self, message_id: str) -> Provenance | None:
         """Return where the answer to a message came from, once; None for one that no site gave."""
@@ -197,7 +199,18 @@ class ErrandGrid(OwnRunGrid):
                     if self.work[site].state != "refused":  # what was refused stays to be seen
                         self._show(site, SiteWork("idle", self._clock()))
                     return True
+        if self._is_gone(errand, now):
+            queue.popleft()
+            self._done[errand.number] = failed(errand.message, "the site is gone")
+            return True
         return self._ask(errand, now) or happened
+
+    def _is_gone(self, errand: Errand, now: float) -> bool:
+        """Return whether nobody is there to answer. A round waits for its site as long as its terms say."""
+        if errand.site in self._online or errand.is_of_a_round:
+            return False
+        seen = (at for node, at in self._seen.items() if self._names.get(node) == errand.site)
+        return now > max(seen, default=now) + _ABSENT_S
 
     def _ask(self, errand: Errand, now: float) -> bool:
         """Ask a site, for the first time or again, where that is due."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flwr.app import Message
@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 
 from protocol.records import wire_bytes
 from server.courier import Account, Arrival, Letter
+from server.provenance import Remembering
 from server.pulling import Reply, pull
 from server.record import DivergedError, Record
 from server.replies import from_json, keepable, refs_of, to_json
@@ -35,8 +36,8 @@ class Post:
     """
 
     def __init__(self, grid: Grid, nodes: Mapping[str, int], record: Record | None = None) -> None:
-        self._grid = grid
-        self._nodes = dict(nodes)
+        self.grid = grid
+        self.nodes = dict(nodes)
         self._numbers = itertools.count()
         self.open: dict[int, Open] = {}
         self.posted: dict[str, int] = {}
@@ -46,21 +47,21 @@ class Post:
 
     def admit(self, site: str, node: int) -> None:
         """Reach a site that came at this node."""
-        self._nodes[site] = node
+        self.nodes[site] = node
 
     def dismiss(self, site: str) -> None:
         """Send a site that left nothing more."""
-        self._nodes.pop(site, None)
+        self.nodes.pop(site, None)
 
     def go_live(self) -> None:
         """Send what an earlier process had sent, and no answer came to."""
-        there = [n for n in sorted(self.open) if self.open[n].letter.site in self._nodes]
+        there = [n for n in sorted(self.open) if self.open[n].letter.site in self.nodes]
         for _, batch in itertools.groupby(there, lambda n: self.open[n].batch):
             self._post(list(batch))  # as they were: colluding sites see what was sent at once
 
     def push(self, letters: Iterable[Letter], now_s: float) -> float:
         """Send letters to sites that are there; return when that was, on the record."""
-        chosen = {next(self._numbers): x for x in letters if x.site in self._nodes}
+        chosen = {next(self._numbers): x for x in letters if x.site in self.nodes}
         if not chosen:
             return now_s
         said = self.record.replayed("sent")
@@ -82,21 +83,29 @@ class Post:
         """Hand letters to the grid."""
         letters = [self.open[n].letter for n in numbers]
         messages = [
-            Message(x.content, self._nodes[x.site], x.message_type, group_id=str(x.round or 0))
+            Message(x.content, self.nodes[x.site], x.message_type, group_id=str(x.round or 0))
             for x in letters
         ]
         if messages:
-            self.posted.update(zip(self._grid.push_messages(messages), numbers, strict=True))
+            self.posted.update(zip(self.grid.push_messages(messages), numbers, strict=True))
 
     def pull(self) -> list[tuple[int, Reply]]:
         """Return what has come in, one message at a time so that one bad reply spoils no other."""
         found: list[tuple[int, Reply]] = []
         for message_id in list(self.posted):
             # A node may answer twice: both go on, and whoever asked tells them apart.
-            if replies := pull(self._grid, message_id):
+            if replies := pull(self.grid, message_id):
                 number = self.posted.pop(message_id)
-                found.extend((number, keepable(reply)) for reply in replies)
+                found.extend((number, self._proven(keepable(reply), message_id)) for reply in replies)
         return found
+
+    def _proven(self, reply: Reply, message_id: str) -> Reply:
+        """Return a reply with where it came from, as far as the grid knows."""
+        known = self.grid.provenance(message_id) if isinstance(self.grid, Remembering) else None
+        if known is None:
+            return reply
+        asked, signature, version = known.asked.hex(), known.signature.hex(), known.version.hex()
+        return replace(reply, asked=asked, signature=signature, version=version)
 
     def keep(self, found: Sequence[tuple[int, Reply]], more: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Put what came on the record; return its replies as that has them."""

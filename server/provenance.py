@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 _MOST = 4096  # answers of which nobody has asked yet
 
@@ -26,16 +27,29 @@ class Provenance:
     version: bytes
 
 
+@runtime_checkable
+class Remembering(Protocol):
+    """A Grid whose sites remember: it knows where answers came from, and goes on where one had stopped."""
+
+    def provenance(self, message_id: str) -> Provenance | None:
+        """Return where the answer to a message came from, once; None for one that no site gave."""
+        ...
+
+    def go_on(self, nodes: Mapping[str, int], versions: Mapping[str, bytes]) -> None:
+        """Take over: the sites are at these nodes, and their memories at these versions."""
+        ...
+
+
 class Provenances:
-    """Those of the answers that were taken.
+    """Those of the answers that were taken."""
 
-    Args:
-        previous: the version of its memory that each site has already reached, b"" where it is not there.
-    """
-
-    def __init__(self, previous: Mapping[str, bytes]) -> None:
-        self._versions = dict(previous)
+    def __init__(self) -> None:
+        self._versions: dict[str, bytes] = {}
         self._kept: OrderedDict[str, Provenance] = OrderedDict()
+
+    def go_on(self, versions: Mapping[str, bytes]) -> None:
+        """Take up which version of its memory each site had reached."""
+        self._versions.update(versions)
 
     def version(self, site: str) -> bytes:
         """Return the version of a site's memory after the last of its answers."""

@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 
 from server.courier import Arrival, Letter
 from server.post import Post, arrival_of
+from server.provenance import Remembering
 from server.pulling import Reply
 from server.record import Record
 
@@ -26,6 +27,7 @@ class WallCourier(Post):
         self._now_s = 0.0
         self._live_s, self._live_at = 0.0, time.monotonic()
         self._ready: list[Arrival] = []
+        self._versions: dict[str, bytes] = {}
         super().__init__(grid, nodes, record)
 
     @property
@@ -68,6 +70,8 @@ class WallCourier(Post):
         for (number, reply), as_kept in zip(found, kept, strict=True):
             one = opened[number]
             self.account(one.letter, reply, now_s - one.sent_s)
+            if reply.version:
+                self._versions[one.letter.site] = bytes.fromhex(reply.version)
             self._ready.append(arrival_of(one.letter, now_s, reply, as_kept))
 
     def _clock(self) -> float:
@@ -76,4 +80,6 @@ class WallCourier(Post):
     def go_live(self) -> None:
         """Go on from the last time on the record; send what no answer came to."""
         self._live_s, self._live_at = self._now_s, time.monotonic()
+        if isinstance(self.grid, Remembering):
+            self.grid.go_on(self.nodes, self._versions)
         super().go_live()

@@ -126,7 +126,8 @@ def test_where_an_answer_came_from(world: World) -> None:
 
 def test_a_grid_goes_on_from_where_another_was(world: World) -> None:
     """The process of the server was replaced: the sites' memories were not."""
-    world.grid = ErrandGrid(world, world.envelopes, previous={"north": b"n" * 32})
+    world.grid = ErrandGrid(world, world.envelopes)
+    world.grid.go_on({"north": 1}, {"north": b"n" * 32})
     world.ask("north")
     world.ask("south")
     assert [sent.header.previous for sent in world.sent] == [b"n" * 32, b""]
