@@ -136,7 +136,7 @@ def test_a_grid_goes_on_from_where_another_was(world: World) -> None:
 def test_provenances_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of answers that nobody asks about the oldest are forgotten."""
     monkeypatch.setattr(provenance, "_MOST", 2)
-    book, one = Provenances({}), Provenance(b"", b"", moves=False, version=b"v")
+    book, one = Provenances(), Provenance(b"", b"", moves=False, version=b"v")
     for number in "abc":
         book.note(number, "north", one)
     assert [book.pop(number) for number in "abc"] == [None, one, one]
