@@ -34,7 +34,7 @@ def test_some_steps_killed_or_failed(tmp_path: Path) -> None:
 
 OTHERS: dict[str, Callable[[Path], Tables]] = {
     "adaptive": lambda _: tables({"iris": {**WEIGHTS, "aggregation": "fedadam"}}, rounds=2),
-    "robust": lambda _: tables({"iris": {**WEIGHTS, "aggregation": "coordinate_median"}}, rounds=2),
+    "robust": lambda _: tables({"iris": {**WEIGHTS, "aggregation": "median"}}, rounds=2),
     "normal equations": lambda _: tables({"iris": {**WEIGHTS, "aggregation": "normal_equations"}}),
     "quantised": lambda _: tables({"iris": {**MLP, "wire": "int8_delta"}}, rounds=2),
     "personal": lambda _: tables({"iris": {**MLP, "personal": "ditto"}}, rounds=2),
