@@ -62,7 +62,8 @@ benchmarks: .venv/.tools ## Measure all figures of the README anew (about three 
 	$(call benchmark,hostile_messages,hostile_messages)
 	$(BIN)/python simulations/benchmarks/readme_tables.py
 
-chaos: .venv/.tools ## Kill real processes at seeded moments; every run must end with the same bits (about an hour)
+chaos: .venv/.tools ## Kill anything: every journal step, and real processes at seeded moments (about two hours)
+	$(BIN)/python -m simulations.chaos.proof --json docs/results/chaos_journal.json | tee docs/results/chaos_journal.md
 	$(BIN)/python -m simulations.chaos --long --json docs/results/chaos_real.json | tee docs/results/chaos_real.md
 
 clean: ## Remove .venv and caches

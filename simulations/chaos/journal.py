@@ -104,8 +104,9 @@ class Ending:
 
 @dataclass
 class Verdict:
-    """How many crash points were tried, how many different folders they left, and what was found."""
+    """How many points were tried, how many different folders they left to go on from, and what was found."""
 
+    steps: Counter[str] = field(default_factory=Counter)
     points: Counter[str] = field(default_factory=Counter)
     folders: int = 0
     failures: list[str] = field(default_factory=list)
@@ -141,12 +142,13 @@ class Proof:
         watched = WatchedDisk(reference)
         self._federate(reference, watched)
         self._undisturbed = _ending(reference)
-        steps = len(watched.steps)
-        tell(f"{steps} steps: {dict(Counter(watched.steps))}")
+        self.verdict.steps = Counter(watched.steps)
+        tell(f"{len(watched.steps)} steps: {dict(self.verdict.steps)}")
         self._crashes(tell)
         for fault in self.faults:
-            for at in range(next(self._numbers) % self.every, steps, self.every):
-                self._fault(at, fault)
+            for at in range(next(self._numbers) % self.every, len(watched.steps), self.every):
+                if fault != "short" or watched.steps[at] == "write":
+                    self._fault(at, fault)
             tell(f"{fault}: {self.verdict.points[fault]} steps, {len(self.verdict.failures)} failures")
         return self.verdict
 
@@ -190,7 +192,9 @@ class Proof:
             else:
                 self.verdict.failures.append(f"{about}: the run went on as if nothing had happened")
         except JournalError:
-            self._resume(about, folder)
+            if (mark := _mark(folder)) not in self._seen:
+                self._seen.add(mark)
+                self._resume(about, folder)
         except (ConsiliumError, OSError) as error:
             self.verdict.failures.append(f"{about}: {type(error).__name__}: {error}")
         shutil.rmtree(folder.parent, ignore_errors=True)

@@ -41,6 +41,7 @@ AT_SITES: Final = frozenset({"node", "agent", "worker"})
 EACH: Final = 6  # single kills of each kind in the long form
 STOP_S: Final = 90.0
 SHORT_STOP_S: Final = 3.0
+RESUME_S: Final = 8.0  # a process takes some 3 s to begin, and then reads its journal
 LIMIT_S: Final = 300.0
 LIMIT_RUNS: Final = 3.0
 ORPHANS_S: Final = 5.0
@@ -116,7 +117,7 @@ def _trial(seed: int, sites: int, number: int, form: Form, kind: Kind, stop_s: f
     if form == "double":
         others = [k for k in KINDS if k != kind]
         targets.append(_target(rng, others[int(rng.integers(len(others)))], sites))
-    gap_s = float(rng.uniform(0.1, 2.0)) if form == "resume" else 0.0
+    gap_s = float(rng.uniform(0.1, RESUME_S)) if form == "resume" else 0.0
     return Trial(number, seed, form, tuple(targets), at, gap_s, stop_s if form == "stop" else 0.0)
 
 
