@@ -1,9 +1,9 @@
 """What the journal costs a run, and how long it takes to be back where a run was when it was killed.
 
 A built-in scenario is carried out on the local engine with a disk that times its steps. Just before its last
-transaction the folder is copied, as a kill there would leave it, and the run is resumed from the copy: all of
-it is read again, and only the last step is done. Medians of several runs; seconds are of one machine, the shares
-are what to compare.
+transaction the folder is copied, as a kill there would leave it, and the run is resumed from the copy: all
+of it is read again, and only the last step is done. Medians of several runs; seconds are of one machine, the
+shares are what to compare.
 
     python simulations/benchmarks/journal_cost.py [--scenario clinic] [--rounds 10] [--runs 5] [--json FILE]
 """
