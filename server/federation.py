@@ -138,6 +138,9 @@ def _federate(
 ) -> dict[str, Any]:
     started, notes = time.monotonic(), list[str]()
     terms = replace(terms, max_examples=_caps(record, terms))
+    if not record.is_live:
+        tell({"type": "stage", "text": "reading the journal"})
+        record.when_live(lambda: tell({"type": "stage", "text": _went_on(record)}))
     tell({"type": "stage", "text": "waiting for sites"})
     if terms.clock == "simulated" and terms.engine != "local":
         grid = TurnsGrid(grid)  # the local engine answers in turn, and must see a cohort as one batch
@@ -194,6 +197,10 @@ def _keep_finals(folder: Path, learners: Mapping[str, Learner]) -> None:
     for name, learner in learners.items():
         if (reached := learner.final()) is not None:
             keep_reached(folder, name, reached[1])
+
+
+def _went_on(record: Record) -> str:
+    return f"going on after {record.replayed_rows} rows of the journal"
 
 
 def _caps(record: Record, terms: Terms) -> Mapping[str, int]:

@@ -11,6 +11,7 @@ from simulations.chaos.plan import (
     EACH,
     KINDS,
     MODULES,
+    RESUME_S,
     STOP_S,
     failure_bound,
     long_form,
@@ -46,7 +47,7 @@ def test_every_trial_can_be_carried_out(seed: int) -> None:
         assert 0 <= trial.at < 1
         assert len(trial.targets) == (2 if trial.form == "double" else 1)
         assert len({t.kind for t in trial.targets}) == len(trial.targets)
-        assert (0.1 <= trial.gap_s < 2) is (trial.form == "resume")
+        assert (0.1 <= trial.gap_s < RESUME_S) is (trial.form == "resume")
         assert (trial.stop_s > 0) is (trial.form == "stop")
         for target in trial.targets:
             assert (target.kind in AT_SITES) is (target.site is not None)
