@@ -113,15 +113,20 @@ class SimulatedCourier(Post):
             self._remember(said["memories"], replayed=True)
         else:
             found = self._await_all()
-            memories = self._sites.changes() if self._sites is not None and self.record.keeps else {}
-            put = self.record.content.put
-            refs = {
-                str(node): {key: None if data is None else put(data) for key, data in changed.items()}
-                for node, changed in memories.items()
-            }
+            refs = self._changes()
             self._remember(refs)
             kept = self.keep(found, {"memories": refs})
         self._schedule(found, kept)
+
+    def _changes(self) -> dict[str, dict[str, str | None]]:
+        """Keep what changed in the sites' memories; return where that lies."""
+        if self._sites is None or not self.record.keeps:
+            return {}
+        put = self.record.content.put
+        return {
+            str(node): {key: None if data is None else put(data) for key, data in changed.items()}
+            for node, changed in self._sites.changes().items()
+        }
 
     def _await_all(self) -> list[tuple[int, Reply]]:
         limit, found = time.monotonic() + _REAL_LIMIT_S, list[tuple[int, Reply]]()

@@ -53,7 +53,7 @@ def test_texts_have_bounds(book: OrderBook) -> None:
 
 
 def test_a_run_that_ended_goes_on(book: OrderBook, tmp_path: Path) -> None:
-    """Marked by whoever is asked, it is queued again by whoever works: its stop mark is gone, its count new."""
+    """Marked by whoever is asked, it is queued by whoever works: without stop mark, its count anew."""
     order = book.submit("r1", "", 1.0).model_copy(update={"state": "stopped", "starts": 9, "why": "asked"})
     book.put(order)
     book.ask_stop("r1")
