@@ -28,7 +28,8 @@ from clients.work import Desk
 from collab.collaboration import Collaboration
 from collab.settings import parse
 from protocol.messages import Assignment
-from server.federation import Terms, discover, federate, to_toml
+from server.discovery import discover
+from server.federation import Terms, federate, to_toml
 from server.preparation import Prepared, prepare
 from server.simulated_courier import SimulatedCourier
 from simulations.local_engine import run_locally
