@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -46,6 +46,24 @@ def rows(folder: Path) -> Iterator[Row]:
     Raises:
         DataError: there is no journal, or a row is not the one that was written.
     """
+    with _opened(folder) as journal:
+        yield from journal.rows()
+
+
+def run_of(folder: Path) -> str:
+    """Return the name of the run whose journal a folder has; raises as ``rows``."""
+    with _opened(folder) as journal:
+        return journal.run
+
+
+def leases(folder: Path) -> list[dict[str, Any]]:
+    """Return the processes that have worked on a run (``Journal.leases``); raises as ``rows``."""
+    with _opened(folder) as journal:
+        return journal.leases()
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[Journal]:
     path, url = folder / FILE_NAME, journal_of(folder)
     if url is None and not path.is_file():
         raise DataError(f"{path}: no such file; give the folder of a run")
@@ -53,7 +71,7 @@ def rows(folder: Path) -> Iterator[Row]:
     try:
         run = folder.resolve().name if url else only_run(engine)
         with closing(Journal(engine, run, Disk())) as journal:
-            yield from journal.rows()
+            yield journal
     except SQLAlchemyError as error:
         raise DataError(f"{folder}: its journal cannot be read ({type(error).__name__})") from None
 
