@@ -1,4 +1,4 @@
-"""What a run's journal says of itself: who wrote it, whether it is whole, and what became of each assignment."""
+"""What a run's journal says: who wrote it, whether it is whole, and what became of each assignment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST = 200
 class Audit:
     """A journal that was read to its end, each row being the one that was written.
 
-    ``head`` is the chain value of its last row: whoever noted an earlier one can tell that it was not rewritten.
+    ``head`` is the chain value of its last row; who noted it can tell later that nothing was rewritten.
     """
 
     run: str
@@ -62,18 +62,20 @@ def shown(found: Audit) -> RenderableType:
         f"processes: {', '.join(_process(one) for one in found.processes)}",
     ]
     table = Table(box=None, pad_edge=False)
-    for name in ("assignment", "state", "examples", "digest", "why"):
+    for name in ("round", "subtask", "site", "state", "examples", "digest", "why"):
         table.add_column(name, overflow="fold")
     everything = list(found.standings.items())
     some = everything if len(everything) <= _MOST else [x for x in everything if x[1].state != "COMMITTED"]
-    for key, one in some[-_MOST:]:
-        table.add_row(key, one.state, str(one.num_examples or ""), one.digest[:12], plain(one.why))
+    for _, one in some[-_MOST:]:
+        examples = str(one.num_examples or "")
+        table.add_row(
+            str(one.round), one.subtask, one.site, one.state, examples, one.digest[:12], plain(one.why)
+        )
     if len(some[-_MOST:]) < len(everything):
         lines.append(f"{len(some[-_MOST:])} of {len(everything)} assignments; all of them: --json")
     return Group("\n".join(lines), "", table)
 
 
 def _process(one: dict[str, Any]) -> str:
-    return (
-        f"{one['lease']} (pid {one.get('pid', '?')}, torch {one.get('torch', '?')}, {one.get('device', '?')})"
-    )
+    what = ", ".join(f"{key} {one[key]}" for key in ("pid", "torch", "device") if key in one)
+    return f"{one['lease']} ({what})"

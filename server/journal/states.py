@@ -1,13 +1,13 @@
 """How far each assignment of a run is: a view of its journal's rows, which say it one after the other.
 
-ASSIGNED (its site was to be sent it), RECEIVED (an answer is there), VALIDATED (and was found good), AGGREGATED
-(merged with the others of its round), COMMITTED (and the round is closed); or REJECTED, or DISCARDED as it was
-late or came twice. A state is never left for an earlier one.
+ASSIGNED (its site was to be sent it), RECEIVED (an answer is there), VALIDATED (and was found good),
+AGGREGATED (merged with the others of its round), COMMITTED (and the round is closed); or REJECTED, or
+DISCARDED as it was late or came twice. A state is never left for an earlier one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -65,23 +65,37 @@ class _View:
         self.found: dict[str, Standing] = {}
 
     def take(self, row: Row) -> None:
-        """Take one row in."""
-        body = row.body
-        if row.kind == "event":
-            for one in body["instructions"]:
-                self._instructed(row, one)
-        elif row.kind == "received":
-            for reply in body["replies"]:
-                self._received(row, reply)
-        elif row.kind == "judged":
-            self._judged(row, body["event"])
-        elif row.kind == "aggregated":
-            for key in body["assignments"]:
-                self._to(row, key, "AGGREGATED")
-        elif row.kind == "committed":
-            for key, one in self.found.items():
-                if one.state == "AGGREGATED" and one.round == int(row.key):
-                    self._to(row, key, "COMMITTED")
+        """Take one row in; of other kinds nothing follows."""
+        take: Callable[[Row], None] | None = getattr(self, f"_on_{row.kind}", None)
+        if take is not None:
+            take(row)
+
+    def _on_event(self, row: Row) -> None:
+        for said in row.body["instructions"]:
+            self._instructed(row, said)
+
+    def _on_received(self, row: Row) -> None:
+        for reply in row.body["replies"]:
+            if self._is(reply["about"], "RECEIVED"):
+                sealed = {key: reply.get(key, "") for key in ("asked", "signature")}
+                self._to(row, reply["about"], "RECEIVED", size=reply["size"], **sealed)
+
+    def _on_judged(self, row: Row) -> None:
+        event = row.body["event"]
+        key = event.get("assignment", "")
+        if event["type"] == "arrived" and self._is(key, "VALIDATED"):
+            self._to(row, key, "VALIDATED", digest=event["digest"], num_examples=event["num_examples"])
+        elif event["type"] == "rejected" and self._is(key, "REJECTED"):
+            self._to(row, key, "REJECTED", why=f"{event['code']}: {event['detail']}")
+
+    def _on_aggregated(self, row: Row) -> None:
+        for key in row.body["assignments"]:
+            self._to(row, key, "AGGREGATED")
+
+    def _on_committed(self, row: Row) -> None:
+        for key, one in self.found.items():
+            if one.state == "AGGREGATED" and one.round == int(row.key):
+                self._to(row, key, "COMMITTED")
 
     def _instructed(self, row: Row, said: dict[str, Any]) -> None:
         if said["type"] == "send":
@@ -89,18 +103,6 @@ class _View:
             self.found[key] = Standing(said["round"], said["subtask"], said["site"])
         elif said["type"] == "discard" and self._is(said["assignment"], "DISCARDED"):
             self._to(row, said["assignment"], "DISCARDED", why=said["code"])
-
-    def _received(self, row: Row, reply: dict[str, Any]) -> None:
-        if self._is(reply["about"], "RECEIVED"):
-            sealed = {key: reply.get(key, "") for key in ("asked", "signature")}
-            self._to(row, reply["about"], "RECEIVED", size=reply["size"], **sealed)
-
-    def _judged(self, row: Row, event: dict[str, Any]) -> None:
-        key = event.get("assignment", "")
-        if event["type"] == "arrived" and self._is(key, "VALIDATED"):
-            self._to(row, key, "VALIDATED", digest=event["digest"], num_examples=event["num_examples"])
-        elif event["type"] == "rejected" and self._is(key, "REJECTED"):
-            self._to(row, key, "REJECTED", why=f"{event['code']}: {event['detail']}")
 
     def _is(self, key: str, state: State) -> bool:
         """Return whether an assignment may come to a state: of a second answer nothing follows."""

@@ -28,6 +28,7 @@ from protocol.records import parts_of, record_of
 from server.federation import Terms, federate, to_toml
 from server.flwr_adapter import task_identity
 from server.journal.disk import Disk
+from server.journal.states import Standing, standings
 from server.journal.store import JournalError
 from server.runlog import rows
 from simulations.chaos.disks import FAULTS, CrashedDisk, FailingDisk, Fault, WatchedDisk
@@ -96,10 +97,11 @@ class Memo:
 
 @dataclass(frozen=True)
 class Ending:
-    """What a run came to: the SHA-256 of its models, and its events."""
+    """What a run came to: the SHA-256 of its models, its events, and what became of each assignment."""
 
     models: Mapping[str, str]
     events: tuple[str, ...]
+    standings: Mapping[str, Standing]
 
 
 @dataclass
@@ -133,7 +135,7 @@ class Proof:
         self._app = Memo()
         self._terms: Collaboration = ready(parse(dict(self.tables), "chaos"), Path())
         self._seen: set[str] = set()
-        self._undisturbed = Ending({}, ())
+        self._undisturbed = Ending({}, (), {})
         self._numbers = iter(range(10**9))
 
     def run(self, tell: Callable[[str], None] = lambda _: None) -> Verdict:
@@ -215,9 +217,8 @@ class Proof:
             self.verdict.failures.append(f"{about}: other models")
         if found.events != self._undisturbed.events:
             self.verdict.failures.append(f"{about}: other events")
-        twice = [key for key, count in _merged(folder).items() if count > 1]
-        if twice:
-            self.verdict.failures.append(f"{about}: merged twice: {twice}")
+        if found.standings != self._undisturbed.standings:
+            self.verdict.failures.append(f"{about}: not every contribution came to where it should")
 
     def _federate(self, folder: Path, disk: Disk) -> None:
         sites = len(self._terms.sites)
@@ -231,13 +232,7 @@ def _ending(folder: Path) -> Ending:
     files = sorted(folder.rglob("*.safetensors"))
     models = {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
     events = tuple(repr(sorted(row.body.items())) for row in rows(folder) if row.kind == "event")
-    return Ending(models, events)
-
-
-def _merged(folder: Path) -> Counter[str]:
-    """Return how often each contribution was merged."""
-    merges = (row.body["assignments"] for row in rows(folder) if row.kind == "aggregated")
-    return Counter(key for keys in merges for key in keys)
+    return Ending(models, events, standings(rows(folder), RUN))
 
 
 def _mark(folder: Path) -> str:
