@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from collab.cohort import Task
@@ -81,7 +81,6 @@ class Judged:
     event: Arrived | Rejected | TimePassed
     contribution: Contribution | None = None
     ref: str = ""
-    is_contribution: bool = True
 
     def row(self, notes: Sequence[str]) -> dict[str, Any]:
         """Return it as the record keeps it."""
@@ -89,7 +88,6 @@ class Judged:
             "event": self.event.model_dump(mode="json"),
             "contribution": self.contribution and self.contribution.model_dump(mode="json"),
             "arrays": self.ref,
-            "is_contribution": self.is_contribution,
             "notes": list(notes),
         }
 
@@ -147,7 +145,7 @@ class Conductor:
         letters: list[Letter] = []
         for instruction in instructions:
             if isinstance(instruction, Send):
-                letters.append(self.learners[instruction.subtask].letter(instruction))
+                letters.append(self._letter(instruction))
                 self.listener(
                     {"type": "assigned", **instruction.model_dump(include={"round", "site", "subtask"})}
                 )
@@ -158,6 +156,13 @@ class Conductor:
             else:
                 self._do(instruction)
         self.courier.send(letters)
+
+    def _letter(self, send: Send) -> Letter:
+        """Return the assignment as a letter that says how long its answer can be."""
+        learner = self.learners[send.subtask]
+        letter = learner.letter(send)
+        demand = learner.demand(letter.about, send)
+        return replace(letter, most_bytes=demand.limits.num_bytes + demand.body_bytes)
 
     def _do(self, instruction: Instruction) -> None:
         match instruction:
@@ -220,7 +225,7 @@ class Conductor:
             said = self.record.note("judged", key, judged.row(self.notes[noted:]))
         else:
             self._again(key, said)
-        for ref in arrival.refs if said["is_contribution"] else ():
+        for ref in arrival.refs:
             self.record.content.drop(ref)  # it was kept as it is used, or is not used
         event = EVENT.validate_python(said["event"])
         self._tell(arrival, event)
@@ -251,7 +256,7 @@ class Conductor:
             note = f"{what} not used, it came too late or twice"
             if note not in self.notes:  # a slow site may be late every round
                 self.notes.append(note)
-            return Judged(TimePassed(at_s=arrival.at_s), is_contribution=False)
+            return Judged(TimePassed(at_s=arrival.at_s))
         if task.outcome == "contributed" and arrival.content is None:
             return Judged(TimePassed(at_s=arrival.at_s))  # what has answered has not failed
         try:

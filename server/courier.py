@@ -30,7 +30,8 @@ _REFUSAL_BYTES = 8192
 class Letter:
     """One message to one site. ``round`` 0 is preparation, None the end: nobody vanishes then.
 
-    ``counted`` is False for what a baseline needs: it costs the collaboration nothing.
+    ``counted`` is False for what a baseline needs: it costs the collaboration nothing. ``most_bytes`` is what
+    its answer can have at most, where that is known: a longer one is not even kept.
     """
 
     site: str
@@ -39,6 +40,12 @@ class Letter:
     about: str
     round: int | None = 0
     counted: bool = True
+    most_bytes: int | None = None
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it is an assignment of a round."""
+        return self.message_type.startswith("train.") and bool(self.round)
 
     @property
     def subtask(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,9 @@ from protocol.errors import ConsiliumError, MessageError
 from protocol.messages import Evaluation
 from server.courier import Arrival, Courier, Letter, Patience, gather
 from server.preparation import Prepared
+
+# What an evaluation says beside its statistics, at most.
+MAX_BODY = 4096
 
 Stats = dict[str, NDArray[Any]]
 
@@ -72,11 +75,12 @@ def merge_evaluations(
 
     A site whose statistics cannot be used is left out, and ``notes`` says so under its name.
     """
-    arrivals, others = gather(courier, letters, patience)
     specs = {"": metrics.statistics_spec(kind_task(prepared), prepared.subtask.outputs)}
     if kind_task(prepared) == "classification":
         specs |= {"constant": paired_spec(prepared), "temperature": temperature_spec(prepared)}
     limits = limits_of(specs)
+    most_bytes = limits.num_bytes + MAX_BODY
+    arrivals, others = gather(courier, [replace(x, most_bytes=most_bytes) for x in letters], patience)
     found: dict[str, list[Stats]] = {group: [] for group in specs}
     sites = []
     for arrival in arrivals:

@@ -39,7 +39,7 @@ from server.roll_call import ByNodes, ByProfile, RollCall
 from server.simulated_courier import SimulatedCourier, SimulatedSites
 from server.spool import Spool
 from server.summary import FILE_NAME as SUMMARY
-from server.summary import build_summary, read_summary, write_json
+from server.summary import as_text, build_summary, read_summary
 from server.turns import TurnsGrid
 from server.upstream import ChainedCourier, Chains, worse_than_ablated
 from server.upstream import as_json as chain_entries
@@ -109,6 +109,7 @@ def federate(
         terms.folder, terms.run, terms.on_record(text), disk=disk or Disk(), url=terms.journal
     ) as record:
         if (said := record.outcome()) is not None:
+            record.tidy()
             return _as_it_ended(terms.folder, said)
         record.write(terms.folder / COLLABORATION, text.encode())
         try:
@@ -168,7 +169,7 @@ def _federate(
     )
     stopped = _conduct(conductor, capabilities)
     if stopped is not None and stopped.code == STOPPED:
-        _keep_finals(terms.folder, learners)
+        _keep_finals(terms.folder, learners, record)
         raise stopped
     outcomes = _conclude(conductor, chains, terms, tell)
     wholes = measure_wholes(courier, collaboration, learners, terms.run, notes)
@@ -182,21 +183,21 @@ def _federate(
     summary["processes"] = max(1, len(record.leases()))
     for name, outcome in outcomes.items():
         settled = chains.settled.get(name)
-        write_models(terms.folder, learners[name].prepared.subtask, outcome, summary, settled)
+        write_models(terms.folder, learners[name].prepared.subtask, outcome, summary, settled, record.write)
     for name, whole in wholes.items():
-        write_state(terms.folder, name, whole.state)
-    write_json(summary, terms.folder / SUMMARY)
+        write_state(terms.folder, name, whole.state, record.write)
+    record.write(terms.folder / SUMMARY, as_text(summary).encode())
     if stopped is not None:
         write_report(summary, terms.folder / "report.html")
         raise EndedError(f"{stopped}; what was reached until then is in {terms.folder}") from stopped
     return summary
 
 
-def _keep_finals(folder: Path, learners: Mapping[str, Learner]) -> None:
+def _keep_finals(folder: Path, learners: Mapping[str, Learner], record: Record) -> None:
     """Write what a run that was stopped had reached: no site is asked how good it is."""
     for name, learner in learners.items():
         if (reached := learner.final()) is not None:
-            keep_reached(folder, name, reached[1])
+            keep_reached(folder, name, reached[1], record.write)
 
 
 def _went_on(record: Record) -> str:

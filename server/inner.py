@@ -135,7 +135,7 @@ class Commands:
         """Have a run that was stopped or has failed go on from its journal."""
         if order.state == "finished":
             return 400, {"error": f"run '{order.run}' has finished; there is nothing to resume"}
-        if order.state in LIVE:  # the supervisor resumes it by itself, whatever dies
+        if order.state in LIVE and not self.orders.is_to_stop(order.run):  # it goes on by itself
             return 200, {"run": order.run, "state": order.state}
         self.orders.ask_resume(order.run)
         return 200, {"run": order.run, "state": "queued"}

@@ -149,6 +149,7 @@ class JointLearner(WeightsLearner):
             raise
         except ConsiliumError as error:
             notes.append(f"{self.name}: contributions not merged, the arrays stay: {error}")
+            self._let_go(keys)
             return {}
         for name, learner in party.learners.items():
             learner.take(after)
@@ -162,13 +163,13 @@ class JointLearner(WeightsLearner):
     def effect(self, keys: Sequence[str]) -> Effect:
         """Return what has become of every subtask of the group, and of the sums of affinities."""
         party = self._party()
-        said: dict[str, Any] = {"looked": party.looked}
+        said: dict[str, Any] = {}
         arrays: dict[str, Arrays] = {"sums": party.sums}
         for name, learner in party.learners.items():
             own = WeightsLearner.effect(learner, keys)
-            said[name] = own.said
+            said[name] = dict(own.said)
             arrays |= {f"{name}/{group}": found for group, found in own.arrays.items()}
-        return Effect(said, arrays)
+        return Effect({"looked": party.looked, "subtasks": said}, arrays)
 
     def take_effect(self, keys: Sequence[str], effect: Effect) -> None:
         """Bring every subtask of the group to where merging had brought it."""
@@ -178,7 +179,7 @@ class JointLearner(WeightsLearner):
             own = {
                 g.removeprefix(f"{name}/"): a for g, a in effect.arrays.items() if g.startswith(f"{name}/")
             }
-            WeightsLearner.take_effect(learner, (), Effect(effect.said[name], own))
+            WeightsLearner.take_effect(learner, (), Effect(effect.said["subtasks"][name], own))
         self._let_go(keys)
 
     def _means(

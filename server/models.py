@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from protocol.arrays import Arrays
 from protocol.bounds import Frozen, Name
 from protocol.codec import decode, encode
 from protocol.errors import ConsiliumError, DataError
+from protocol.files import sync_folder
 from protocol.fusing import FINAL, Candidate
 from protocol.messages import Subtask
 from protocol.parts import SettledModel
@@ -24,6 +25,12 @@ from server.finale import Outcome
 CARD = "README.md"
 MANIFEST = "model.json"
 FUSION = "_fusion"
+# Writes a file, whole or not at all, and to last (``Record.write``).
+Write = Callable[[Path, bytes], None]
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
 
 
 class Pool(Frozen):
@@ -54,15 +61,15 @@ def write_models(
     outcome: Outcome,
     summary: Mapping[str, Any],
     settled: SettledModel | None = None,
+    write: Write = _write,
 ) -> None:
     """Write ``models/SUBTASK/``: one safetensors file a candidate, the fusion's state, manifest and card."""
-    target = folder / "models" / subtask.name
-    target.mkdir(parents=True, exist_ok=True)
+    target = _folder(folder, subtask.name)
     if not outcome.candidates:
         return
     for candidate in outcome.candidates:
-        (target / f"{candidate.name}.safetensors").write_bytes(encode(outcome.models[candidate.name]))
-    (target / f"{FUSION}.safetensors").write_bytes(encode(outcome.state))
+        write(target / f"{candidate.name}.safetensors", encode(outcome.models[candidate.name]))
+    write(target / f"{FUSION}.safetensors", encode(outcome.state))
     manifest = Manifest(
         subtask=subtask,
         rule=outcome.rule,
@@ -70,15 +77,22 @@ def write_models(
         pools=_pools(outcome, subtask),
         settled=settled,
     )
-    (target / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    (target / CARD).write_text(_card(manifest, summary), encoding="utf-8")
+    write(target / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
+    write(target / CARD, _card(manifest, summary).encode())
 
 
-def keep_reached(folder: Path, subtask: str, arrays: Arrays) -> None:
+def keep_reached(folder: Path, subtask: str, arrays: Arrays, write: Write = _write) -> None:
     """Write the final model of a subtask whose run was stopped: its arrays alone, as nobody measured it."""
-    target = folder / "models" / subtask
-    target.mkdir(parents=True, exist_ok=True)
-    (target / f"{FINAL}.safetensors").write_bytes(encode(arrays))
+    write(_folder(folder, subtask) / f"{FINAL}.safetensors", encode(arrays))
+
+
+def _folder(folder: Path, name: str) -> Path:
+    """Make ``models/NAME/``, to last."""
+    target = folder / "models" / name
+    for made in (target.parent, target):
+        made.mkdir(exist_ok=True)
+        sync_folder(made.parent)
+    return target
 
 
 def read_manifest(folder: Path, subtask: str) -> Manifest:
@@ -106,12 +120,10 @@ def read_arrays(folder: Path, subtask: str, name: str) -> dict[str, NDArray[Any]
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def write_state(folder: Path, whole: str, state: Arrays) -> None:
+def write_state(folder: Path, whole: str, state: Arrays, write: Write = _write) -> None:
     """Write what the fusion of a whole needs beside its parts' models, if anything, to ``models/WHOLE/``."""
     if state:
-        target = folder / "models" / whole
-        target.mkdir(parents=True, exist_ok=True)
-        (target / f"{FUSION}.safetensors").write_bytes(encode(state))
+        write(_folder(folder, whole) / f"{FUSION}.safetensors", encode(state))
 
 
 def read_upstream(

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from protocol.bounds import Frozen, Name
 from protocol.errors import ConfigError
+from protocol.files import sync_folder
 
 State = Literal["queued", "running", "stopping", "finished", "failed", "stopped"]
 LIVE: tuple[State, ...] = ("queued", "running", "stopping")
@@ -121,6 +122,8 @@ class OrderBook:
         """Put the orders of runs that are to go on back into the queue."""
         for path in self._folder.glob("*.resume"):
             order = self.get(path.stem)
+            if order is not None and order.state in LIVE and self.is_to_stop(order.run):
+                continue  # first it stops
             if order is not None and order.state not in LIVE:
                 self._stop_path(order.run).unlink(missing_ok=True)
                 changed = {
@@ -150,6 +153,7 @@ def write_aside(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
+        sync_folder(path.parent)
     except OSError:
         aside.unlink(missing_ok=True)
         raise

@@ -8,24 +8,33 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from protocol.records import wire_bytes
+from protocol.header import digest
+from protocol.records import parts_of, wire_bytes
 from server.courier import Account, Arrival, Letter
 from server.provenance import Remembering
 from server.pulling import Reply, pull
 from server.record import DivergedError, Record
 from server.replies import from_json, keepable, refs_of, to_json
 
+# Of a longer part of a letter its size stands for it: what it is made of is on the record by its hash.
+_HASHED = 2**20
+
 
 @dataclass(frozen=True)
 class Open:
-    """A letter that was sent and not answered, when that was, and the first one that was sent with it."""
+    """A letter that was sent and not answered.
+
+    ``sent_s`` is when that was, ``batch`` the first one that was sent with it. What is ``superseded`` nobody
+    waits for: its site was sent the same of a later round, and what it would be sent again is let go.
+    """
 
     letter: Letter
     sent_s: float
     batch: int
+    superseded: bool = False
 
 
 class Post:
@@ -50,36 +59,49 @@ class Post:
         self.nodes[site] = node
 
     def dismiss(self, site: str) -> None:
-        """Send a site that left nothing more."""
+        """Send a site that left nothing more, and wait for nothing of it."""
         self.nodes.pop(site, None)
+        gone = {n for n, one in self.open.items() if one.letter.site == site}
+        self.posted = {key: n for key, n in self.posted.items() if n not in gone}
+        for number in gone:
+            del self.open[number]
 
     def go_live(self) -> None:
         """Send what an earlier process had sent, and no answer came to."""
-        there = [n for n in sorted(self.open) if self.open[n].letter.site in self.nodes]
-        for _, batch in itertools.groupby(there, lambda n: self.open[n].batch):
-            self._post(list(batch))  # as they were: colluding sites see what was sent at once
+        self.post([n for n in sorted(self.open) if not self.open[n].superseded])
 
     def push(self, letters: Iterable[Letter], now_s: float) -> float:
         """Send letters to sites that are there; return when that was, on the record."""
         chosen = {next(self._numbers): x for x in letters if x.site in self.nodes}
         if not chosen:
             return now_s
+        named = [[n, x.site, x.message_type, x.about, _mark(x)] for n, x in chosen.items()]
         said = self.record.replayed("sent")
         if said is None:
-            named = [[n, x.site, x.message_type, x.about] for n, x in chosen.items()]
             said = self.record.note("sent", "", {"at_s": now_s, "letters": named})
             self.record.commit()
-        for (number, letter), known in zip(chosen.items(), said["letters"], strict=False):
-            if known != [number, letter.site, letter.message_type, letter.about]:
-                raise DivergedError(f"the journal has a letter {known}, and now it is to {letter.site}")
+        elif said["letters"] != named:
+            differs = next((one for one in named if one not in said["letters"]), named[-1])
+            raise DivergedError(f"a letter to {differs[1]} about {differs[3]} is not the one of the journal")
+        for number, letter in chosen.items():
+            self._supersede(letter)
             self.open[number] = Open(letter, said["at_s"], min(chosen))
             if letter.counted:
                 self.accounts[letter.site].bytes_down += wire_bytes(letter.content)
         if self.record.is_live:
-            self._post(list(chosen))
+            self.post(list(chosen))
         return float(said["at_s"])
 
-    def _post(self, numbers: Sequence[int]) -> None:
+    def _supersede(self, new: Letter) -> None:
+        """Let go of what the site was sent of the same training in an earlier round."""
+        if not new.is_training:
+            return
+        for number, one in self.open.items():
+            old = one.letter
+            if (old.site, old.message_type, old.subtask) == (new.site, new.message_type, new.subtask):
+                self.open[number] = replace(one, letter=replace(old, content=RecordDict()), superseded=True)
+
+    def post(self, numbers: Sequence[int]) -> None:
         """Hand letters to the grid."""
         letters = [self.open[n].letter for n in numbers]
         messages = [
@@ -96,7 +118,9 @@ class Post:
             # A node may answer twice: both go on, and whoever asked tells them apart.
             if replies := pull(self.grid, message_id):
                 number = self.posted.pop(message_id)
-                found.extend((number, self._proven(keepable(reply), message_id)) for reply in replies)
+                letter = self.open[number].letter
+                kept = [keepable(reply, letter.most_bytes) for reply in replies]
+                found.extend((number, self._proven(reply, message_id)) for reply in kept)
         return found
 
     def _proven(self, reply: Reply, message_id: str) -> Reply:
@@ -107,23 +131,24 @@ class Post:
         asked, signature, version = known.asked.hex(), known.signature.hex(), known.version.hex()
         return replace(reply, asked=asked, signature=signature, version=version)
 
-    def keep(self, found: Sequence[tuple[int, Reply]], more: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Put what came on the record; return its replies as that has them."""
+    def keep(self, found: Sequence[tuple[int, Reply]], more: Mapping[str, Any]) -> list[list[str]]:
+        """Put what came on the record; return where that keeps the arrays of each."""
         if not self.record.keeps:
-            return [{} for _ in found]
+            return [[] for _ in found]
         replies = [
             {"n": n, "about": self.open[n].letter.about, "site": self.open[n].letter.site}
             | to_json(reply, self.record.content)
             for n, reply in found
         ]
-        said = self.record.note("received", "", {"replies": replies, **more})
+        self.record.note("received", "", {"replies": replies, **more})
         self.record.commit()
-        kept: list[dict[str, Any]] = said["replies"]
-        return kept
+        return [refs_of(one, self.record.content) for one in replies]
 
-    def again(self, said: Mapping[str, Any]) -> list[tuple[int, Reply]]:
-        """Return what had come, from the record."""
-        return [(one["n"], from_json(one, self.record.content)) for one in said["replies"]]
+    def again(self, said: Mapping[str, Any]) -> tuple[list[tuple[int, Reply]], list[list[str]]]:
+        """Return what had come, from the record, and where that keeps the arrays of each."""
+        content = self.record.content
+        refs = [refs_of(one, content) for one in said["replies"]]
+        return [(one["n"], from_json(one, content)) for one in said["replies"]], refs
 
     def close(self, found: Iterable[tuple[int, Reply]]) -> dict[int, Open]:
         """Take what was answered from what is open; return it."""
@@ -137,6 +162,13 @@ class Post:
             account.seconds += seconds
 
 
-def arrival_of(letter: Letter, at_s: float, reply: Reply, kept: Mapping[str, Any]) -> Arrival:
-    """Return a reply as what came in answer to a letter; ``kept`` is what the record has of it."""
-    return Arrival(letter, at_s, reply.content, str(reply.failure or ""), reply.failure, tuple(refs_of(kept)))
+def _mark(letter: Letter) -> str:
+    """Return what tells what a letter asks: its digest, with a long part's size in the part's place."""
+    parts = parts_of(letter.content)
+    return digest([p if len(p) <= _HASHED else str(len(p)).encode() for p in parts])[0].hex()[:32]
+
+
+def arrival_of(letter: Letter, at_s: float, reply: Reply, refs: Sequence[str]) -> Arrival:
+    """Return a reply as what came in answer to a letter; ``refs`` is where the record keeps its arrays."""
+    failure = reply.failure
+    return Arrival(letter, at_s, reply.content, str(failure or ""), failure, tuple(refs))

@@ -115,6 +115,10 @@ class Record:
         """Note that the run has ended, once all that it leaves has been written; keep nothing else."""
         self.same(ENDED, "", body)
         self.commit()
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what a run that has ended had kept to go on from."""
         if self._content is not None:
             self._content.clear()
 
@@ -197,7 +201,8 @@ class Record:
 
     def arrays(self, ref: str) -> dict[str, NDArray[Any]]:
         """Return the arrays that a reference stands for."""
-        return decode(self.content.read(ref), MAX_ARRAY_BYTES)
+        found = decode(self.content.read(ref), MAX_ARRAY_BYTES)
+        return {name: np.array(array) for name, array in found.items()}  # to be changed, as those first made
 
     def hold(self, lock: IO[str]) -> None:
         """Keep a lock until the record is closed."""
@@ -231,14 +236,15 @@ def open_record(
     """
     disk = disk or Disk()
     check_local(folder)
+    _check_place(folder, url)
     held = lock(folder / _LOCK_NAME)
     try:
         journal = Journal(connect(url or sqlite_url(folder / FILE_NAME)), run, disk)
+        if url is not None and not (folder / ELSEWHERE).is_file():
+            disk.put(folder / ELSEWHERE, f"{url}\n".encode())
         journal.take_lease(environment())
         found = Record(Content(folder / FOLDER, disk), journal, journal.rows(), disk)
         _begin(found, run, terms)
-        if url is not None and not (folder / ELSEWHERE).is_file():
-            disk.put(folder / ELSEWHERE, f"{url}\n".encode())
         disk.sync_folder(folder)  # the journal's own name
     except OSError as error:
         held.close()
@@ -248,6 +254,16 @@ def open_record(
         raise
     found.hold(held)
     return found
+
+
+def _check_place(folder: Path, url: str | None) -> None:
+    """Raise ``ConfigError`` where a run has a journal in another place: it would begin again beside it."""
+    elsewhere, file = folder / ELSEWHERE, folder / FILE_NAME
+    was = elsewhere.read_text(encoding="utf-8").strip() if elsewhere.is_file() else None
+    if was is not None and was != url:
+        raise ConfigError(f"{folder}: the run's journal is in the database {was}; give that one")
+    if was is None and url is not None and file.is_file():
+        raise ConfigError(f"{folder}: the run's journal is the file {FILE_NAME} there; give no database")
 
 
 def _begin(record: Record, run: str, terms: Mapping[str, Any]) -> None:

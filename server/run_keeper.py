@@ -20,6 +20,9 @@ _MOST_STARTS, _MOST_BROKEN = 50, 5
 _STEADY_S, _LONGEST_PAUSE_S = 30.0, 30.0
 # How the process that works on a run ends: with any other code it died, and another takes its place.
 DONE, FAILED_CODE, USERS_CODE, STOPPED_CODE, BROKEN_CODE = 0, 1, 2, 3, 70
+# An earlier process still has the journal: one that was stopped, and whose supervisor has died.
+WAIT_CODE, _WAIT_S = 71, 5.0
+_LONG_S = 600.0  # a process that lived so long was no failure to start
 _ENDS: dict[int, tuple[State, str]] = {
     DONE: ("finished", COMPLETED),
     FAILED_CODE: ("failed", FAILED),
@@ -159,7 +162,14 @@ class RunKeeper:
             self._finish("failed", FAILED, why)
             return
         self.child = None
-        steady = time.monotonic() - child.started_at > _STEADY_S
+        lived_s = time.monotonic() - child.started_at
+        if code == WAIT_CODE or lived_s > _LONG_S:
+            self._put(starts=0 if lived_s > _LONG_S else self.order.starts - 1)
+        if code == WAIT_CODE:
+            self._next_at = time.monotonic() + _WAIT_S
+            self.office.say(f"run {self.order.run}: {why}; tried again")
+            return
+        steady = lived_s > _STEADY_S
         pause_s = 0.0 if steady or self.order.starts < 3 else min(2.0**self.order.starts, _LONGEST_PAUSE_S)
         self._next_at = time.monotonic() + pause_s
         self.office.say(

@@ -11,7 +11,8 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,10 @@ _WRITE_S = 0.5
 _KEPT_EVENTS = 200
 # Exit codes that are not the run's end: Flower took it away; something that nobody thought of.
 LOST, BROKEN, STOPPED_CODE = 75, 70, 3
-# What another process may do better: the disk was full, or another one still held the journal.
-_AGAIN = {"journal", "fenced", "open_elsewhere"}
+# Another process still holds the journal: this one comes too early.
+WAIT = 71
+# What another process may do better: the disk was full, or another one had taken over.
+_AGAIN = {"journal", "fenced"}
 # A site that holds a message may hear only after 20 s that its work is not wanted any more.
 FAREWELL_S = 25.0
 
@@ -136,12 +139,21 @@ def work(given: dict[str, Any]) -> str:
     with task_identity(task.flower_run, task.node_id, task.task_id):
         try:
             summary = federate(errands, collaboration, terms, status.on_event)
-        finally:
-            for one in made:
-                one.farewell(FAREWELL_S)
-            status.write(now=True)
+        except ConsiliumError as error:
+            if _code_of(error) not in (BROKEN, WAIT):  # else another process goes on with what sites do now
+                _part(made, status)
+            raise
+        _part(made, status)
     write_report(summary, folder / "report.html")
     return str(summary["ended"])
+
+
+def _part(grids: Sequence[Any], status: Status) -> None:
+    """Have sites stop what nobody waits for, and leave the run's last status."""
+    for grid in grids:
+        grid.farewell(FAREWELL_S)
+    with suppress(OSError):
+        status.write(now=True)
 
 
 def main() -> None:
@@ -173,6 +185,8 @@ def main() -> None:
 def _code_of(error: ConsiliumError) -> int:
     if error.code == "stopped":
         return STOPPED_CODE
+    if error.code == "open_elsewhere":
+        return WAIT
     if error.code in _AGAIN:  # the journal is whole: another process may go on from it
         return BROKEN
     return 2 if isinstance(error, UserError) else 1

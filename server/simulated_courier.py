@@ -6,11 +6,12 @@ So time-to-target is a result and not noise.
 from __future__ import annotations
 
 import heapq
+import itertools
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from flwr.serverapp import Grid
 
@@ -101,7 +102,8 @@ class SimulatedCourier(Post):
             self._sites.restore(
                 {node: {key: read(ref) for key, ref in kept.items()} for node, kept in self._memories.items()}
             )
-        super().go_live()
+        for _, batch in itertools.groupby(sorted(self.open), lambda n: self.open[n].batch):
+            self.post(list(batch))  # as they were: colluding sites see what was sent at once
 
     def _collect(self) -> None:
         """Wait, really, for all that was sent; then say when each answer would have come."""
@@ -109,7 +111,7 @@ class SimulatedCourier(Post):
             return
         said = self.record.replayed("received")
         if said is not None:
-            found, kept = self.again(said), said["replies"]
+            found, kept = self.again(said)
             self._remember(said["memories"], replayed=True)
         else:
             found = self._await_all()
@@ -139,9 +141,9 @@ class SimulatedCourier(Post):
         # In the order of sending, whatever order an engine answered in: a site does one thing at a time.
         return sorted(found, key=lambda f: f[0])
 
-    def _schedule(self, found: Sequence[tuple[int, Reply]], kept: Sequence[Mapping[str, Any]]) -> None:
+    def _schedule(self, found: Sequence[tuple[int, Reply]], refs: Sequence[Sequence[str]]) -> None:
         opened, answered = self.close(found), set[int]()
-        for (number, reply), as_kept in zip(found, kept, strict=True):
+        for (number, reply), kept_at in zip(found, refs, strict=True):
             if number in answered:
                 continue  # a second answer to one letter has no time of its own on this clock
             answered.add(number)
@@ -150,7 +152,7 @@ class SimulatedCourier(Post):
             self.account(letter, reply, seconds)
             at_s = max(sent_s, self._busy_until_s[letter.site]) + seconds
             self._busy_until_s[letter.site] = at_s
-            arrival = arrival_of(letter, at_s, reply, as_kept)
+            arrival = arrival_of(letter, at_s, reply, kept_at)
             heapq.heappush(self._due, _Due(at_s, letter.site, number, arrival))
 
     def _remember(self, changed: Mapping[str, Mapping[str, str | None]], *, replayed: bool = False) -> None:

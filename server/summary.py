@@ -76,10 +76,15 @@ def set_baseline(
             entry["gains"][site][name] = value
 
 
+def as_text(value: Json) -> str:
+    """Return ``value`` as JSON without NaN."""
+    return json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
+
+
 def write_json(value: Json, path: Path) -> None:
     """Write ``value`` as JSON without NaN, whole or not at all."""
     draft = path.with_suffix(".part")
-    draft.write_text(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    draft.write_text(as_text(value), encoding="utf-8")
     draft.replace(path)
 
 

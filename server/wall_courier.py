@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from flwr.serverapp import Grid
 
@@ -47,7 +46,7 @@ class WallCourier(Post):
                 return None
             said = self.record.replayed("received")
             if said is not None:
-                self._take(self.again(said), said["replies"], float(said["at_s"]))
+                self._take(*self.again(said), float(said["at_s"]))
             elif found := self.pull():
                 now_s = self._clock()
                 self._take(found, self.keep(found, {"at_s": now_s}), now_s)
@@ -63,16 +62,14 @@ class WallCourier(Post):
     def spend(self, seconds: float) -> None:
         """Do nothing: real work takes its real time."""
 
-    def _take(
-        self, found: Sequence[tuple[int, Reply]], kept: Sequence[Mapping[str, Any]], now_s: float
-    ) -> None:
+    def _take(self, found: Sequence[tuple[int, Reply]], refs: Sequence[Sequence[str]], now_s: float) -> None:
         opened = self.close(found)
-        for (number, reply), as_kept in zip(found, kept, strict=True):
+        for (number, reply), kept_at in zip(found, refs, strict=True):
             one = opened[number]
             self.account(one.letter, reply, now_s - one.sent_s)
             if reply.version:
                 self._versions[one.letter.site] = bytes.fromhex(reply.version)
-            self._ready.append(arrival_of(one.letter, now_s, reply, as_kept))
+            self._ready.append(arrival_of(one.letter, now_s, reply, kept_at))
 
     def _clock(self) -> float:
         return self._live_s + time.monotonic() - self._live_at

@@ -148,7 +148,8 @@ class WeightsLearner(Base):
             group.arrays = dict(effect.arrays[f"arrays/{model}"])
             group.state = dict(effect.arrays[f"state/{model}"])
             group.aggregated = model in effect.said["aggregated"]
-        votes = [effect.arrays[name] for name in effect.arrays if name.startswith("vote/")]
+        count = sum(name.startswith("vote/") for name in effect.arrays)
+        votes = [effect.arrays[f"vote/{number}"] for number in range(count)]  # sums depend on the order
         self.ensemble = [SoftLabels(vote["p"], vote["counts"]) for vote in votes]
         self._let_go(keys)
 

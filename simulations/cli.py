@@ -92,7 +92,7 @@ def resume(
         console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
         return
     if kit is None and "/" in run:
-        raise UserError(f"{run}: holds no journal of a run; give a run's folder, or the name of a server's run")
+        raise UserError(f"{run}: holds no journal; give the folder of a run, or the name of a server's run")
     found = ask(kit or default_kit(), "resume", {"run": run}, given={})
     if as_json:
         sys.stdout.write(json.dumps(found) + "\n")

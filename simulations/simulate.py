@@ -29,6 +29,7 @@ from server.description import describe
 from server.federation import Terms, federate, to_toml
 from server.journal.disk import Disk
 from server.outlook import Outlook, outlook
+from server.record import holds_record
 from server.report import write_report
 from server.runlog import begun, journal_of
 from server.summary import FILE_NAME, set_baseline, write_json
@@ -174,6 +175,8 @@ def simulate(collaboration: Collaboration, order: Order, listener: Listener) -> 
             f"--sealed needs engine 'local', found '{order.engine}': real sites seal by themselves"
         )
     folder = order.out / order.run
+    if order.engine != "local" and holds_record(folder):
+        raise ConfigError(f"{folder}: a run on engine '{order.engine}' cannot go on; give another name")
     terms = Terms(
         order.run,
         folder,

@@ -33,6 +33,11 @@ class Content:
         self._uses: Counter[str] = Counter()
         self._dropped: set[str] = set()
 
+    @property
+    def longest_text(self) -> int:
+        """What text may stand in a row as it is, in bytes."""
+        return 8 * self._disk.in_row
+
     def put(self, data: bytes) -> str:
         """Keep bytes, durable when this returns; return a reference to them. They have one use more.
 

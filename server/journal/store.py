@@ -26,7 +26,7 @@ FILE_NAME: Final = "journal.db"
 ELSEWHERE: Final = "journal.url"
 FORM: Final = 1
 START: Final = b"\0" * 32
-_PAGE: Final = 32  # a row may hold the small answers of all sites
+_PAGE: Final = 8  # a row may hold the small answers of all sites
 _LOCK: Final = 0x436F6E73  # PostgreSQL's advisory locks are numbers; this one is ours
 
 _META = sa.MetaData()
