@@ -304,9 +304,8 @@ class Conductor:
         about = f"{instruction.round}/{instruction.subtask}"
         said = self.record.replayed("aggregated", about)
         if said is not None:
-            for ref in said["arrays"].values():
-                self.record.content.use(ref)
-            arrays = {group: self.record.arrays(ref) for group, ref in said["arrays"].items()}
+            found = said["arrays"].items()
+            arrays = {group: self.record.arrays(kept, replayed=True) for group, kept in found}
             learner.take_effect(keys, Effect(said["said"], arrays))
             self.notes.extend(said["notes"])
             return dict(said["credits"])
@@ -314,9 +313,9 @@ class Conductor:
         credits_ = learner.aggregate(keys, self.notes)
         if self.record.keeps:
             effect = learner.effect(keys)
-            refs = {group: self.record.put_arrays(arrays) for group, arrays in effect.arrays.items()}
+            kept = {group: self.record.put_arrays(arrays) for group, arrays in effect.arrays.items()}
             body = {"assignments": list(keys), "credits": credits_, "notes": self.notes[noted:]}
-            self.record.note("aggregated", about, {**body, "said": effect.said, "arrays": refs})
+            self.record.note("aggregated", about, {**body, "said": effect.said, "arrays": kept})
         return credits_
 
     def _commit_round(self, round_: int) -> None:

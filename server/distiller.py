@@ -70,11 +70,10 @@ class Distiller:
         if said is None:
             made, processed = self._distilled(start, soft_labels_NC, sharpening, round_)
             if self.record.keeps:
-                put = self.record.put_arrays(made)
-                self.record.note("distilled", key, {"processed": processed, "arrays": put})
+                kept = self.record.put_arrays(made)
+                self.record.note("distilled", key, {"processed": processed, "arrays": kept})
         else:
-            self.record.content.use(said["arrays"])
-            made, processed = self.record.arrays(said["arrays"]), int(said["processed"])
+            made, processed = self.record.arrays(said["arrays"], replayed=True), int(said["processed"])
         courier.spend(processed * self.seconds_a_example)
         return made
 

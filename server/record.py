@@ -31,6 +31,7 @@ from server.journal.place import check_local, lock
 from server.journal.store import ELSEWHERE, FILE_NAME, FORM, Journal, JournalError, Row, connect, sqlite_url
 
 Json = dict[str, Any]
+Kept = dict[str, Any]
 BEGUN, ENDED = "begun", "ended"
 _LOCK_NAME = "journal.lock"
 _BITS = ("release", "python", "torch", "numpy", "machine", "device", "threads")
@@ -195,14 +196,16 @@ class Record:
             self._journal.commit()
             self.content.sweep()
 
-    def put_arrays(self, arrays: Arrays) -> str:
-        """Keep arrays; return a reference to them."""
-        return self.content.put(encode(arrays))
+    def put_arrays(self, arrays: Arrays) -> Kept:
+        """Keep arrays; return where they are, and their names in order: sums over them depend on it."""
+        return {"at": self.content.put(encode(arrays)), "names": list(arrays)}
 
-    def arrays(self, ref: str) -> dict[str, NDArray[Any]]:
-        """Return the arrays that a reference stands for."""
-        found = decode(self.content.read(ref), MAX_ARRAY_BYTES)
-        return {name: np.array(array) for name, array in found.items()}  # to be changed, as those first made
+    def arrays(self, kept: Kept, *, replayed: bool = False) -> dict[str, NDArray[Any]]:
+        """Return arrays that were kept; ``replayed`` ones count as kept anew."""
+        if replayed:
+            self.content.use(kept["at"])
+        found = decode(self.content.read(kept["at"]), MAX_ARRAY_BYTES)
+        return {name: np.array(found[name]) for name in kept["names"]}  # to be changed, as those first made
 
     def hold(self, lock: IO[str]) -> None:
         """Keep a lock until the record is closed."""

@@ -7,6 +7,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from protocol.arrays import Arrays
+from protocol.codec import decode, encode
+from protocol.records import MAX_ARRAY_BYTES
 from server.record import Record
 
 
@@ -20,7 +22,7 @@ class Spool:
     def put(self, key: str, arrays: Arrays) -> None:
         """Write the arrays of the contribution ``key``."""
         self.drop(key)
-        self._refs[key] = self.record.put_arrays(arrays)
+        self._refs[key] = self.record.content.put(encode(arrays))
 
     def again(self, key: str, ref: str) -> None:
         """Take up arrays that the run wrote before it was killed."""
@@ -34,7 +36,7 @@ class Spool:
 
     def read(self, key: str) -> dict[str, NDArray[Any]]:
         """Return the arrays of ``key``."""
-        return self.record.arrays(self._refs[key])
+        return decode(self.record.content.read(self._refs[key]), MAX_ARRAY_BYTES)
 
     def take(self, key: str) -> dict[str, NDArray[Any]]:
         """Return the arrays of ``key`` and forget them."""

@@ -114,6 +114,22 @@ class CrashedDisk(WatchedDisk):
         return found
 
 
+class Killed(BaseException):
+    """The process dies here; nothing of ours catches it."""
+
+
+@dataclass
+class KillingDisk(WatchedDisk):
+    """Dies before its step number ``at``, if it comes to so many."""
+
+    at: int = 0
+
+    def _step(self, name: str, do: Callable[[], T]) -> T:
+        if len(self.steps) == self.at:
+            raise Killed
+        return super()._step(name, do)
+
+
 @dataclass
 class FailingDisk(WatchedDisk):
     """Fails at its step number ``at``, and at none after it.

@@ -1,18 +1,21 @@
 """Every step of a run's journal, failed: killed before and after it, the power cut, the disk full or broken.
 
 A small run is carried out once on a disk that shows its folder before and after every step: what is there
-is what a process that is killed there leaves. Of what was not synced by then each end is taken away in
-turn, as a power cut would. From each such folder, and from what every kind of failed write leaves, the run is
-resumed in a fresh federation. It must end with the SHA-256 of every model that it has when nothing happens to
-it, with the same events, and no contribution in two aggregations.
+is what a process that is killed there leaves. Of what was not synced by then each end is taken away in turn,
+as a power cut would. From each such folder, and from what every kind of failed write leaves, the run is
+resumed in a fresh federation, dies once more at a step of its own, and is resumed again. It must end with the
+SHA-256 of every model that it has when nothing happens to it, with the same events, and with every
+contribution where it should be.
 """
 
 from __future__ import annotations
 
 import hashlib
+import random
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from clients.app import app as client_app
 from clients.memory_records import freeze
 from collab.collaboration import Collaboration
 from collab.settings import parse
-from protocol.errors import ConsiliumError
+from protocol.errors import ConsiliumError, DataError
 from protocol.records import parts_of, record_of
 from server.federation import Terms, federate, to_toml
 from server.flwr_adapter import task_identity
@@ -31,11 +34,20 @@ from server.journal.disk import Disk
 from server.journal.states import Standing, standings
 from server.journal.store import JournalError
 from server.runlog import rows
-from simulations.chaos.disks import FAULTS, CrashedDisk, FailingDisk, Fault, WatchedDisk
+from simulations.chaos.disks import (
+    FAULTS,
+    CrashedDisk,
+    FailingDisk,
+    Fault,
+    Killed,
+    KillingDisk,
+    WatchedDisk,
+)
 from simulations.local_engine import LocalGrid
 from simulations.simulate import ready
 
 RUN = "run"
+_SOON = 60  # steps within which a run that goes on dies once more
 # Two subtasks that between them use weights, a rule with a state, soft labels, distillation, personal state.
 TABLES: Mapping[str, Any] = {
     "name": "chaos",
@@ -111,6 +123,7 @@ class Verdict:
     steps: Counter[str] = field(default_factory=Counter)
     points: Counter[str] = field(default_factory=Counter)
     folders: int = 0
+    merged_before: int = 0
     failures: list[str] = field(default_factory=list)
 
 
@@ -122,12 +135,14 @@ class Proof:
         scratch: an empty folder.
         tables: the collaboration.
         every: try each step of so many; 1 tries all.
+        commits: try what each transaction leaves alone.
         faults: what else than crashes is tried.
     """
 
     scratch: Path
     tables: Mapping[str, Any] = field(default_factory=lambda: TABLES)
     every: int = 1
+    commits: bool = False
     faults: Sequence[Fault] = FAULTS
     verdict: Verdict = field(default_factory=Verdict)
 
@@ -137,6 +152,7 @@ class Proof:
         self._seen: set[str] = set()
         self._undisturbed = Ending({}, (), {})
         self._numbers = iter(range(10**9))
+        self._rng = random.Random(self._terms.seed)  # noqa: S311  when to die
 
     def run(self, tell: Callable[[str], None] = lambda _: None) -> Verdict:
         """Try every step; return what was found."""
@@ -161,7 +177,9 @@ class Proof:
         waiting: list[tuple[str, Path]] = []
 
         def look(number: int, place: str) -> None:
-            if number % self.every or not crashed.exists():
+            is_commit = self.commits and disk.steps[-1:] == ["commit"] and place == "after"
+            count = disk.steps.count("commit") if self.commits else number
+            if (self.commits and not is_commit) or count % self.every or not crashed.exists():
                 return
             for kept in range(len(disk.loose), -1, -1):
                 what = "killed" if kept == len(disk.loose) else "power cut"
@@ -202,9 +220,14 @@ class Proof:
         shutil.rmtree(folder.parent, ignore_errors=True)
 
     def _resume(self, about: str, folder: Path) -> None:
-        """Go on from a folder; note what is not as it should be."""
+        """Go on from a folder, die once more on the way, and go on; note what is not as it should be."""
         self.verdict.folders += 1
+        with suppress(DataError):  # there may be no journal yet
+            self.verdict.merged_before += any(row.kind == "aggregated" for row in rows(folder))
+        again = KillingDisk(folder, at=self._rng.randrange(_SOON))
         try:
+            with suppress(Killed):
+                self._federate(folder, again)
             self._federate(folder, Disk())
         except (ConsiliumError, OSError) as error:
             self.verdict.failures.append(f"{about}: {type(error).__name__}: {error}")

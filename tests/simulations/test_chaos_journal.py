@@ -19,17 +19,12 @@ from tests.small import SOFT_LABELS, WEIGHTS, Tables, sites, tables
 MLP = {**WEIGHTS, "models": ["mlp_small"]}
 
 
-def prove(tmp_path: Path, made: Tables, every: int, faults: tuple[str, ...] = ()) -> None:
-    """Fail some steps of a run, and ask for nothing but success."""
-    proof = Proof(tmp_path, made, every, faults)  # type: ignore[arg-type]
-    found = proof.run()
-    assert found.failures == []
-    assert found.folders >= 3
-
-
 def test_some_steps_killed_or_failed(tmp_path: Path) -> None:
     """Killed before and after, the power cut, the disk full or broken: the models are the same."""
-    prove(tmp_path, dict(TABLES), 37, ("ENOSPC", "short", "EIO after"))
+    proof = Proof(tmp_path, dict(TABLES), every=53, faults=("ENOSPC", "short", "EIO after"))
+    found = proof.run()
+    assert found.failures == []
+    assert found.folders >= 10
 
 
 OTHERS: dict[str, Callable[[Path], Tables]] = {
@@ -47,6 +42,19 @@ OTHERS: dict[str, Callable[[Path], Tables]] = {
         coordination={"quorum": 0.5, "grace_s": 0.0, "deadline_s": 5, "min_coverage": 0.0, "join_s": 1},
         sites=sites(alpha={"examples_per_s": 10}, beta={"dropout": 0.4}),
     ),
+    "ensemble": lambda _: tables(
+        {
+            "iris": {
+                **WEIGHTS,
+                "distillation": {"ensemble": True, "epochs": 2},
+                "soft_labels": {"public": {"holdout": 30}},
+            }
+        },
+        rounds=2,
+    ),
+    "sharpened": lambda _: tables(
+        {"iris": {**SOFT_LABELS, "distillation": {"sharpen": "auto", "epochs": 3}}}, rounds=2
+    ),
     "family": lambda folder: family(folder, rounds=3),
     "chain": lambda folder: two(folder, rounds=3),
 }
@@ -54,6 +62,10 @@ OTHERS: dict[str, Callable[[Path], Tables]] = {
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_whatever_a_learner_keeps_comes_back(name: str, tmp_path: Path) -> None:
-    """What an aggregation changed is taken from the journal, and the run goes on from there."""
+    """Killed after a transaction, each of some: what an aggregation changed is taken from the journal."""
     (tmp_path / "data").mkdir()
-    prove(tmp_path, OTHERS[name](tmp_path / "data"), 101)
+    (tmp_path / "runs").mkdir()
+    proof = Proof(tmp_path / "runs", OTHERS[name](tmp_path / "data"), every=5, commits=True, faults=())
+    found = proof.run()
+    assert found.failures == []
+    assert found.merged_before >= 2
