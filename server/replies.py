@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from server.gate import guarded
 from server.journal.content import Content
 from server.pulling import Reply
 
-_LONG: Final = 64 * 2**10
+_LONG: Final = 32 * 2**10  # of the row that holds it
 
 
 def keepable(reply: Reply) -> Reply:
@@ -53,28 +54,31 @@ def from_json(said: Mapping[str, Any], content: Content) -> Reply:
         failure.code = said["failure"]["code"]
         return Reply(None, failure, int(size), work, asked, signature)
     head, refs = said["head"], refs_of(said)
-    body = head["body"]
+    for ref in refs:
+        content.use(ref)  # also of what is gone: whoever judged it has dropped it, and will again
     whole = all(content.has(ref) for ref in refs)
     blobs = [content.read(ref) if ref and whole else b"" for ref in said["blobs"]]
-    for ref in refs if whole else ():
-        content.use(ref)
     present = bytes(bool(ref) and whole for ref in said["blobs"])
-    text = body.encode() if isinstance(body, str) else content.read(body["ref"])
+    body = head["body"]
+    text = body.encode() if isinstance(body, str) else content.read(body["ref"]) if whole else b""
     parts = (head["version"].encode(), head["type"].encode(), text, present, *blobs)
     return Reply(record_of(parts), None, int(size), work, asked, signature)
 
 
 def refs_of(said: Mapping[str, Any]) -> list[str]:
-    """Return where the arrays lie of a reply that was kept."""
-    return [ref for ref in said.get("blobs", ()) if ref]
+    """Return where that lies which is long of a reply that was kept."""
+    body = said.get("head", {}).get("body", "")
+    return [ref for ref in (*said.get("blobs", ()), None if isinstance(body, str) else body["ref"]) if ref]
 
 
 def _text(body: bytes, content: Content) -> Any:
     """Return a message's body as text, or where it lies if it is long, or is no text."""
     try:
-        return body.decode() if len(body) <= _LONG else {"ref": content.put(body)}
+        text = body.decode()
     except UnicodeDecodeError:
         return {"ref": content.put(body)}
+    is_short = len(body) <= _LONG and len(json.dumps(text)) <= _LONG
+    return text if is_short else {"ref": content.put(body)}
 
 
 def _pairs(blobs: Sequence[bytes], present: bytes) -> Iterator[tuple[bytes, bool]]:
