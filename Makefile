@@ -15,7 +15,7 @@ ifneq ($(wildcard ../shared/data),)
 export CONSILIUM_DATA ?= $(abspath ../shared/data)
 endif
 
-.PHONY: help demo test lint types unit benchmarks clean
+.PHONY: help demo test lint types unit benchmarks chaos clean
 
 help: ## Show this help
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,7 +60,12 @@ benchmarks: .venv/.tools ## Measure all figures of the README anew (about three 
 	$(call benchmark,modality,modality)
 	$(call benchmark,no_op_round,no_op_round)
 	$(call benchmark,hostile_messages,hostile_messages)
+	$(call benchmark,journal_cost,journal_cost)
 	$(BIN)/python simulations/benchmarks/readme_tables.py
+
+chaos: .venv/.tools ## Kill anything: every journal step, and real processes at seeded moments (about two hours)
+	$(BIN)/python -m simulations.chaos.proof --json docs/results/chaos_journal.json | tee docs/results/chaos_journal.md
+	$(BIN)/python -m simulations.chaos --long --json docs/results/chaos_real.json | tee docs/results/chaos_real.md
 
 clean: ## Remove .venv and caches
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

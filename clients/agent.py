@@ -22,25 +22,25 @@ from clients.bench import Bench
 from clients.bench_work import Work
 from clients.flwr_adapter import Job, TaskDesk, leave_quietly
 from clients.kit import SiteKit, load_kit, open_roster_book
-from clients.ledger import Ledger, Result
+from clients.ledger import Known, Ledger, Result
 from clients.questions import check_about
 from clients.serving import serve
 from clients.upkeep import Upkeep
 from protocol.bundle import bundle_digest, make_bundle, package_version
 from protocol.children import inherit
 from protocol.errors import ConsiliumError, MessageError, SealError, VersionError
-from protocol.header import digest
 from protocol.keys import load_signing_key
 from protocol.messages import Refusal
 from protocol.records import pack, parts_of, record_of, take_seal, unpack, with_seal
 from protocol.roster import SERVER
 from protocol.seal import Header, Signer, Verifier
 from protocol.versions import check_flower
-from protocol.work import CANCEL, HOLD_S, POLL, RECEIPT, REFUSAL, START, Cancel, Poll, Receipt
+from protocol.work import CANCEL, HOLD_S, POLL, RECEIPT, REFUSAL, START, Cancel, Poll, Receipt, work_name
 
 logger = logging.getLogger("consilium.agent")
 
 _MOST_NAMES = 1000
+_NOTHING = (b"", "")
 
 
 @dataclass
@@ -57,9 +57,9 @@ class Agent:
     ledger: Ledger
     hold_s: float = HOLD_S
     clock: Callable[[], float] = time.time
-    _names: OrderedDict[tuple[str, bytes], bytes] = field(default_factory=OrderedDict, repr=False)
-    # The run and the server's process that the site works for, and when their newest message was sealed.
-    _for: tuple[str, int] = ("", 0)
+    _names: OrderedDict[tuple[str, bytes], tuple[bytes, str]] = field(default_factory=OrderedDict, repr=False)
+    # The run that the site works for, and when its newest message was sealed.
+    _for: str = ""
     _for_ms: int = 0
 
     def __post_init__(self) -> None:
@@ -69,8 +69,8 @@ class Agent:
         self.signer = Signer(roster.federation, name, key, self.book.epoch, self.clock)
         self.verifier = Verifier(roster.federation, name, self.book.key_of, self.book.epoch, self.clock)
         self.bundle = bundle_digest(make_bundle())
-        self.bench = Bench(self.kit.site_toml, self.kit.logs, self.ledger.memory, self._keep)
-        self.upkeep = Upkeep(self.kit, self.book, lambda: self.bench.counters)
+        self.bench = Bench(self.kit.site_toml, self.kit.logs, self.ledger, self._keep)
+        self.upkeep = Upkeep(self.kit, self.book, lambda: self.bench.counters, self.ledger.tend)
         self._audit = (self.kit.state / "audit.jsonl").open("a", encoding="utf-8")
 
     def answer(self, job: Job) -> RecordDict | None:
@@ -130,21 +130,21 @@ class Agent:
             )
 
     def _turn_to(self, header: Header) -> None:
-        """Let go of what was asked for in another run, or by a server's process that has been replaced.
+        """Let go of what was asked for in another run, and work for the newest process of the server.
 
         The server works on one run at a time: what it has left would keep what it asks for now waiting. A
-        late message of the run before stops nothing.
+        late message of the run before stops nothing. A process that takes another's place goes on with the
+        run, so what that one asked for goes on too.
 
         Raises:
             RunError: the message is of a process that has been replaced.
         """
-        who = (header.run, header.lease)
-        if self.ledger.fence(*who):
-            self.bench.forget()
-        later = who == self._for or header.issued_at_ms >= self._for_ms
-        if later or (header.run == self._for[0] and header.lease > self._for[1]):
-            self._for, self._for_ms = who, max(self._for_ms, header.issued_at_ms)
-            self.bench.keep_only(*who)
+        # In this order: work that ends in between is not taken for that of a process that was replaced.
+        self.bench.serve(header.run, header.lease)
+        self.ledger.fence(header.run, header.lease)
+        if header.run == self._for or header.issued_at_ms >= self._for_ms:
+            self._for, self._for_ms = header.run, max(self._for_ms, header.issued_at_ms)
+            self.bench.keep_only(header.run)
 
     def _do(self, how: str, header: Header, record: RecordDict) -> RecordDict:
         if how == START:
@@ -155,7 +155,7 @@ class Agent:
         if how == CANCEL:
             cancel, _ = unpack(record, Cancel)
             asked = bytes.fromhex(cancel.asked)
-            name = self._names.get((header.run, asked), b"")
+            name, _ = self._names.get((header.run, asked), _NOTHING)
             state = "cancelled" if self.bench.cancel(name) else "unknown"
             return self._sealed(pack(Receipt(asked=cancel.asked, state=state)), header, RECEIPT, asked)
         raise MessageError(f"a message of type {how[:40]!r}, which sites do not know")
@@ -166,20 +166,24 @@ class Agent:
             raise MessageError(f"a question of kind {kind!r}, which sites do not know")
         check_about(header, record, self.kit.config.name)
         if kind.startswith("train."):
-            self.ledger.note_ask(header.run, kind, header.task, header.lease, asked)
+            self.ledger.note_ask(header.run, kind, header.task, asked)
         name = self._name(header.run, kind, asked)
         # In this order: work that ends in between has its result in the ledger, and is not done twice.
-        work = self.bench.get(name)
-        if work is None and (known := self._recall(header, name)) is not None:
+        work = self.bench.get(name, header.previous)
+        if work is None and (known := self._recall(header, name, kind)) is not None:
             return self._result(header, asked, known)
         if work is None:
-            work = self.bench.put(Work(header.run, kind, header.task, name, parts_of(record), header.lease))
+            told = Work(header.run, kind, header.task, name, parts_of(record))
+            told.lease = told.serves = header.lease
+            told.previous = header.previous
+            work = self.bench.put(told)
+        work.lease = header.lease
         return self._wait(header, work, asked, self.hold_s)
 
     def _name(self, run: str, kind: str, asked: bytes) -> bytes:
-        """Name some work: two questions of other kinds may have one body. A poll means the latest of them."""
-        name = digest([run.encode(), kind.encode(), asked])[0]
-        self._names[run, asked] = name
+        """Name some work. A poll, which does not say the kind, means the latest of one body."""
+        name = work_name(run, kind, asked)
+        self._names[run, asked] = name, kind
         self._names.move_to_end((run, asked))
         if len(self._names) > _MOST_NAMES:
             self._names.popitem(last=False)
@@ -187,20 +191,16 @@ class Agent:
 
     def _poll(self, header: Header, asked: bytes, hold_s: float) -> RecordDict:
         # One that this process never saw is unknown, also if its result is there: asked in full, it is given.
-        name = self._names.get((header.run, asked), b"")
-        work = self.bench.get(name)
+        name, kind = self._names.get((header.run, asked), _NOTHING)
+        work = self.bench.get(name, header.previous)
         if work is not None:
             return self._wait(header, work, asked, hold_s)
-        if (known := self._recall(header, name)) is not None:
+        if name and (known := self._recall(header, name, kind)) is not None:
             return self._result(header, asked, known)
         return self._sealed(pack(Receipt(asked=asked.hex(), state="unknown")), header, RECEIPT, asked)
 
-    def _recall(self, header: Header, name: bytes) -> Result | None:
-        """Return a result from the ledger; the worker hears of the memory that came back with it."""
-        known, has_changed = self.ledger.recall(header.run, name, header.lease)
-        if has_changed:
-            self.bench.forget()
-        return known
+    def _recall(self, header: Header, name: bytes, kind: str) -> Known | None:
+        return self.ledger.recall(header.run, kind, name, header.previous)
 
     def _wait(self, header: Header, work: Work, asked: bytes, hold_s: float) -> RecordDict:
         """Return the result if it is there within ``hold_s``, else a receipt."""
@@ -215,14 +215,16 @@ class Agent:
     def _outcome(self, header: Header, work: Work, asked: bytes) -> RecordDict:
         if work.refusal is not None:
             return self._sealed(work.refusal, header, REFUSAL, asked)
-        known = self.ledger.result(work.run, work.asked)
-        if work.state == "done" and known is not None:
+        known = self._recall(header, work.asked, work.kind) if work.state == "done" else None
+        if known is not None:
             return self._result(header, asked, known)
-        refusal = Refusal(code="cancelled" if work.state == "cancelled" else "worker", detail=work.why[:500])
+        code = "cancelled" if work.state == "cancelled" else work.code
+        refusal = Refusal(code=code, detail=work.why[:500])
         return self._sealed(pack(refusal), header, REFUSAL, asked)
 
-    def _result(self, header: Header, asked: bytes, known: Result) -> RecordDict:
-        return self._sealed(record_of(known.parts), header, known.kind, asked)
+    def _result(self, header: Header, asked: bytes, known: Known) -> RecordDict:
+        result = known.result
+        return self._sealed(record_of(result.parts), header, result.kind, asked, known.version)
 
     def _keep(self, work: Work) -> None:
         """Look at what the worker gave, and keep it before it is sent.
@@ -239,12 +241,22 @@ class Agent:
             work.refusal = record
             return
         result = Result(work.kind, work.task, work.answer)
-        self.ledger.commit(work.run, work.kind, work.asked, result, work.changed, work.lease)
+        lease = max(work.lease, work.serves)
+        about = work.run, work.kind, work.asked
+        self.ledger.commit(*about, result, work.changed, parent=work.previous, lease=lease)
 
     def _sealed(
-        self, record: RecordDict, header: Header, kind: str, asked: bytes | None = None
+        self,
+        record: RecordDict,
+        header: Header,
+        kind: str,
+        asked: bytes | None = None,
+        version: bytes = b"",
     ) -> RecordDict:
-        """Return the answer with this site's seal, and write down that it leaves."""
+        """Return the answer with this site's seal, and write down that it leaves.
+
+        ``version`` is that of the memory after it, where it is a result.
+        """
         parts = parts_of(record)
         seal = self.signer.seal(
             parts,
@@ -254,6 +266,7 @@ class Agent:
             recipient=SERVER,
             answers=header.body_digest if asked is None else asked,
             lease=header.lease,
+            previous=version,
         )
         said = {"at": self.clock(), "run": header.run, "kind": kind, "task": header.task}
         self._audit.write(json.dumps({**said, "bytes": sum(map(len, parts))}) + "\n")

@@ -9,11 +9,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from clients.bench_work import State, Work
 from clients.worker_line import WorkerLine
-from protocol.errors import ConsiliumError, MessageError
+from protocol.errors import ConsiliumError, MessageError, StateError
+from protocol.work import moves
 
 logger = logging.getLogger("consilium.agent")
 
@@ -27,13 +28,25 @@ _UNWANTED = "the server no longer wants it"
 _BROKEN = "the site's agent has failed and is started again"
 
 
+class Memory(Protocol):
+    """The site's memory of runs, in versions; both raise a ``StateError`` for one that is not there."""
+
+    def turn(self, run: str, version: bytes) -> None:
+        """Have the memory be of a version."""
+        ...
+
+    def memory(self, run: str, version: bytes) -> Mapping[str, bytes]:
+        """Return the memory of a version, to which it is turned."""
+        ...
+
+
 class Bench:
     """Works one after the other, in a worker that stays.
 
     Args:
         site_toml: the site's file, for the worker.
         logs: the folder of its log.
-        memory_of: the site's memory of a run, for a worker that has none yet.
+        memory: turned to the version that a work starts from, and told to a worker that has another.
         finished: is called with a work that is done, before anybody hears of it; it keeps the result.
         heed_s: how long a worker may take to stop work that is not wanted, before it is ended.
         silent_s: how long it may say nothing of its work, before it counts as dead.
@@ -43,40 +56,50 @@ class Bench:
         self,
         site_toml: Path,
         logs: Path,
-        memory_of: Callable[[str], Mapping[str, bytes]],
+        memory: Memory,
         finished: Callable[[Work], None],
         *,
         heed_s: float = HEED_S,
         silent_s: float = SILENT_S,
     ) -> None:
-        self._memory_of, self._finished = memory_of, finished
+        self._memory, self._finished = memory, finished
         self._heed_s, self._silent_s = heed_s, silent_s
         self._works: dict[bytes, Work] = {}
         self._failed: OrderedDict[bytes, Work] = OrderedDict()
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._line = WorkerLine(site_toml, logs)
-        # Which worker knows the memory of which run, and whether it is still so since.
-        self._known: tuple[int, str, int] | None = None
-        self._generation = 0
+        # Which worker knows the memory of which run, and in which version.
+        self._known: tuple[int, str, bytes] | None = None
         self._closed = self.broken = False
         self._state_lock = threading.RLock()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def get(self, asked: bytes) -> Work | None:
-        """Return the work of this name that waits, is worked on, or has just ended without a result."""
+    def get(self, asked: bytes, previous: bytes = b"") -> Work | None:
+        """Return the work of this name that waits, is worked on, or has just ended without a result.
+
+        Work from another version of the memory than ``previous`` is none.
+        """
         with self._state_lock:
             failed = self._failed.get(asked)
-            if failed is not None and time.monotonic() < failed.ended + _REMEMBERED_S:
-                return failed
-            return self._works.get(asked)
+            if failed is None or time.monotonic() > failed.ended + _REMEMBERED_S:
+                failed = None
+            work = failed or self._works.get(asked)
+            return work if work is not None and work.previous == previous else None
 
     def put(self, work: Work) -> Work:
-        """Have some work done; the same work is not done twice at once, nor again just after it failed."""
+        """Have some work done; the same work is not done twice at once, nor again just after it failed.
+
+        What a process of the server asked for that has been replaced gives way to what its successor asks
+        for, and work of the same name to that from another version of the memory.
+        """
         with self._state_lock:
-            known = self.get(work.asked)
+            known = self.get(work.asked, work.previous)
             if known is not None:
                 return known
+            self._leave(
+                lambda one: one.run == work.run and (one.lease < work.lease or one.asked == work.asked)
+            )
             self._works[work.asked] = work
             if self.broken:
                 self._end(work, "failed", _BROKEN)
@@ -95,19 +118,29 @@ class Bench:
                 self._stop(work)
             return work is not None
 
-    def keep_only(self, run: str, lease: int) -> None:
-        """Stop and forget what is of another run, or was asked by another process of the server."""
+    def keep_only(self, run: str) -> None:
+        """Stop and forget what is of another run."""
         with self._state_lock:
-            for works in (self._works, self._failed):
-                for work in [one for one in works.values() if (one.run, one.lease) != (run, lease)]:
-                    work.stale = True
-                    works.pop(work.asked)
-                    self._stop(work)
+            self._leave(lambda one: one.run != run)
 
-    def forget(self) -> None:
-        """Have the worker told the memory anew: it has changed by something else than its work."""
+    def serve(self, run: str, lease: int) -> None:
+        """Have what is worked on in a run count for the newest process of the server.
+
+        What failed for one that was replaced may be asked for again.
+        """
         with self._state_lock:
-            self._generation += 1
+            for work in self._works.values():
+                if work.run == run:
+                    work.serves = max(work.serves, lease)
+            for work in [one for one in self._failed.values() if one.run == run and one.lease < lease]:
+                self._failed.pop(work.asked)
+
+    def _leave(self, is_unwanted: Callable[[Work], bool]) -> None:
+        for works in (self._works, self._failed):
+            for work in [one for one in works.values() if is_unwanted(one)]:
+                work.stale = True
+                works.pop(work.asked)
+                self._stop(work)
 
     @property
     def counters(self) -> dict[str, Any]:
@@ -153,6 +186,9 @@ class Bench:
             if self._begin(work):
                 self._give(work)
                 self._await(work)
+        except StateError as error:  # before the worker heard of it
+            work.code = error.code
+            self._end(work, "failed", str(error))
         except (OSError, EOFError, MessageError) as error:
             self._line.drop()
             if not self._closed:
@@ -192,9 +228,11 @@ class Bench:
                 self._end(work, "failed", f"the worker died {_MOST_DEATHS} times over it; its log says why")
 
     def _give(self, work: Work) -> None:
-        known = (self._line.starts, work.run, self._generation)  # before the memory is read
-        if known != self._known:
-            memory = self._memory_of(work.run)
+        known = (self._line.starts, work.run, work.previous)
+        if known == self._known:
+            self._memory.turn(work.run, work.previous)
+        else:
+            memory = self._memory.memory(work.run, work.previous)
             head = {"op": "memory", "run": work.run, "keys": list(memory)}
             self._line.say(head, list(memory.values()))
             self._known = known
@@ -233,7 +271,10 @@ class Bench:
             put = dict(zip(head["keys"], blobs[count:], strict=True))
             work.changed = put | dict.fromkeys(head["gone"])
             self._end(work, "done")
-            if work.state != "done" or work.refusal is not None:
+            was_kept = work.state == "done" and work.refusal is None
+            if was_kept and moves(work.kind):
+                self._known = (self._line.starts, work.run, work.asked)
+            elif work.changed or not was_kept:
                 # What the work changed in the memory was not kept: the worker is told it anew.
                 self._known = None
             return True
@@ -246,6 +287,7 @@ class Bench:
         except Exception as error:
             logger.exception("the result of %s could not be kept", work.kind)
             state, why = "failed", f"the result could not be kept: {_name(error)}"
+            work.code = error.code if isinstance(error, StateError) else work.code
             if work.unwanted:
                 state, why = "cancelled", _UNWANTED
         finally:

@@ -16,8 +16,10 @@ State = Literal["waiting", "working", "done", "failed", "cancelled"]
 class Work:
     """One message's work, by the name ``asked``. ``done`` is set when it has ended in any way.
 
-    ``lease`` is that of the server's process that asked; ``stale`` work is of one that has been replaced, or
-    of a run that the server has left.
+    ``previous`` is the version of the site's memory that it starts from. ``lease`` is that of the server's
+    process that asked for it last, ``serves`` that of the newest one of its run; ``stale`` work is of a
+    process that has been replaced by one that asks for something else, or of a run that the server has left.
+    ``code`` says in a refusal what kind of failure ``why`` is.
     """
 
     run: str
@@ -26,10 +28,13 @@ class Work:
     asked: bytes
     parts: tuple[bytes, ...] = field(repr=False)
     lease: int = 1
+    previous: bytes = b""
+    serves: int = 0
     state: State = "waiting"
     share: float | None = None
     begun: float = 0.0
     why: str = ""
+    code: str = "worker"
     deaths: int = 0
     unwanted_at: float = 0.0
     stale: bool = False

@@ -53,10 +53,11 @@ class Blobs:
         return data
 
     def size(self, kept: bytes) -> int:
-        """Return how many bytes of a file what stands in a row stands for."""
-        if kept[:1] == _FILE:
-            with suppress(OSError):
-                return (self.folder / kept[1:].decode()).stat().st_size
+        """Return how many bytes what stands in a row stands for; 0 if their file is gone."""
+        if kept[:1] != _FILE:
+            return len(kept) - 1
+        with suppress(OSError):
+            return (self.folder / kept[1:].decode()).stat().st_size
         return 0
 
     def sweep(self, used: AbstractSet[bytes]) -> None:

@@ -1,10 +1,11 @@
 """What a site remembers across restarts: its results, its memory, and what it was asked for.
 
-A result and the memory that the work left behind are written in one transaction, before the result is given
-away. So a site that is asked again gives the same bytes, and never trains twice from the same state. When a
-process of the server takes another's place, it begins its run anew: so does the memory, and each result that
-it asks for again changes it again as the work had done. SQLite with synchronous=FULL; what is long lies in a
-file of its own, named by its digest, written before its row.
+A result, the memory that the work left behind and the name of that version are written in one transaction,
+before the result is given away. So a site that is asked again gives the same bytes, and never trains twice
+from the same state. A question names the version that its work starts from; what a site did since and the
+server never took is undone first. A process of the server that takes another's place goes on with the run,
+and so does the memory. SQLite with synchronous=FULL; what is long lies in a file of its own, named by its
+digest, written before its row.
 """
 
 from __future__ import annotations
@@ -12,35 +13,19 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from clients import ledger_room, versions
 from clients.blobs import IN_ROW, Blobs
-from protocol.errors import EquivocationError, RunError
-from protocol.seal import MAX_VALID_S
+from clients.ledger_form import join, join_keys, opened, split
+from protocol.errors import EquivocationError, RunError, StateError
+from protocol.work import moves
 
-_FORM = 2
-# What is long stands last: SQLite does not read it for what stands before it.
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS results (
-    run TEXT, asked BLOB, kind TEXT, task TEXT, answer TEXT, at REAL, bytes INTEGER, lease INTEGER,
-    changes BLOB, parts BLOB, PRIMARY KEY (run, asked));
-CREATE INDEX IF NOT EXISTS results_bytes ON results (bytes);
-CREATE TABLE IF NOT EXISTS memory (run TEXT, key TEXT, value BLOB, PRIMARY KEY (run, key));
-CREATE TABLE IF NOT EXISTS asks (
-    run TEXT, kind TEXT, task TEXT, lease INTEGER, asked BLOB, PRIMARY KEY (run, kind, task, lease));
-CREATE TABLE IF NOT EXISTS leases (run TEXT PRIMARY KEY, lease INTEGER, heard REAL);
-"""
-_ORDER = """
-SELECT run, asked, bytes FROM results
-JOIN (SELECT run, MAX(at) AS latest FROM results GROUP BY run) USING (run)
-ORDER BY run = ?, latest, run, at"""
 _MIB = 2**20
-# A run that nothing was heard of for this long is over: no message of it is accepted any more.
-_OVER_S = MAX_VALID_S + 86_400.0
-_NOTED_S = 3600.0  # how exactly that is kept
+_NOTED_S = 3600.0  # how exactly it is known when a run was heard of last
 
 
 @dataclass(frozen=True)
@@ -52,15 +37,23 @@ class Result:
     parts: tuple[bytes, ...]
 
 
+@dataclass(frozen=True)
+class Known:
+    """A result that answers a question, and the version of the site's memory after it."""
+
+    result: Result
+    version: bytes
+
+
 class Ledger:
     """The site's book, in a folder of its own. One thread may write results while another asks.
 
     Args:
         folder: where it is kept.
-        max_results_mib: how much room results may take. Those of other runs than the one at hand are
-            forgotten first, run by run, then its oldest, and then what else is known of runs of which no
-            result is left and nothing has been heard for eight days: until then a message of such a run
-            could still be accepted.
+        max_results_mib: how much room results may take, with what they changed and what was there before;
+            ``clients.ledger_room`` says what is forgotten first. Whatever there is room for, no more than
+            the memory of the last run stays of runs of which nothing has been heard for eight days: until
+            then a message of such a run could still be accepted.
         clock: gives the Unix time in seconds.
     """
 
@@ -69,12 +62,8 @@ class Ledger:
         self._lock = threading.RLock()  # a connection has one transaction, whichever thread began it
         self._blobs = Blobs(folder / "blobs")
         self._max_bytes = max_results_mib * _MIB
-        self._db = sqlite3.connect(folder / "site.db", isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        if self._db.execute("PRAGMA user_version").fetchone() != (_FORM,):
-            self._db.execute("DROP TABLE IF EXISTS results")  # the server of this release asks anew
-        self._db.executescript(f"{_SCHEMA}PRAGMA user_version = {_FORM};")
+        self._db = opened(folder / "site.db")
+        self.tend()
         self._sweep()  # what a process that was killed had written ahead of its rows
 
     def close(self) -> None:
@@ -82,11 +71,16 @@ class Ledger:
         with self._lock:
             self._db.close()
 
-    def fence(self, run: str, lease: int) -> bool:
-        """Note the number of the server's process that speaks; a lower one than before has been replaced.
+    def tend(self) -> None:
+        """Forget what is of runs that are over."""
+        with self._lock:
+            with self._all_or_nothing() as db:
+                gone = ledger_room.forget_over(db, self._clock())
+            if gone:
+                self._sweep()
 
-        Returns:
-            Whether it is a new one: the site's memory of the run is empty then.
+    def fence(self, run: str, lease: int) -> None:
+        """Note the number of the server's process that speaks; a lower one than before has been replaced.
 
         Raises:
             RunError: it has been replaced.
@@ -96,30 +90,27 @@ class Ledger:
             row = db.execute("SELECT lease, heard FROM leases WHERE run = ?", (run,)).fetchone()
             known, heard = row or (0, 0.0)
             _check_lease(run, lease, known)
-            if lease > known:
-                db.execute("DELETE FROM memory WHERE run = ?", (run,))
             if lease > known or abs(now - heard) > _NOTED_S:
                 db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", (run, lease, now))
-        return bool(lease > known)
 
-    def note_ask(self, run: str, kind: str, task: str, lease: int, asked: bytes) -> None:
+    def note_ask(self, run: str, kind: str, task: str, asked: bytes) -> None:
         """Note what an assignment asked for.
 
         Raises:
-            EquivocationError: the same process of the server asked something else under the same id.
+            EquivocationError: the server, by whichever process, asked something else under the same id.
         """
-        key = (run, kind, task, lease)
+        key = (run, kind, task)
         with self._lock:
             row = self._db.execute(
-                "SELECT asked FROM asks WHERE run = ? AND kind = ? AND task = ? AND lease = ?", key
+                "SELECT asked FROM asks WHERE run = ? AND kind = ? AND task = ?", key
             ).fetchone()
             if row is None:
-                self._db.execute("INSERT INTO asks VALUES (?, ?, ?, ?, ?)", (*key, asked))
+                self._db.execute("INSERT INTO asks VALUES (?, ?, ?, ?)", (*key, asked))
         if row is not None and row[0] != asked:
             raise EquivocationError(f"the server asks for two things as one {kind[:64]} of {task[:400]!r}")
 
     def result(self, run: str, asked: bytes) -> Result | None:
-        """Return what was answered to a message of this digest; None if nothing was, or it is forgotten."""
+        """Return what was answered to a work of this name; None if nothing was, or it is forgotten."""
         with self._lock:
             row = self._db.execute(
                 "SELECT answer, task, parts FROM results WHERE run = ? AND asked = ?", (run, asked)
@@ -127,48 +118,64 @@ class Ledger:
         if row is None:
             return None
         try:
-            return Result(row[0], row[1], tuple(self._blobs.read(p) for p in _split(row[2])))
+            return Result(row[0], row[1], tuple(self._blobs.read(p) for p in split(row[2])))
         except OSError:
             return None  # its file is gone or damaged: the work is done again
 
-    def recall(self, run: str, asked: bytes, lease: int) -> tuple[Result | None, bool]:
-        """Return the result for a process of the server, and whether the site's memory changed by that.
+    def recall(self, run: str, kind: str, asked: bytes, previous: bytes = versions.EMPTY) -> Known | None:
+        """Return the answer to a question that starts from version ``previous``; None if it is still to do.
 
-        What the work changed is changed again, once for each process: the memory is then as if the site
-        had done the work again.
+        An answer counts if the work started from that version, or has gone into it since. In the first case
+        the memory is then of the version that the work left behind, as if it had been done again.
+
+        Raises:
+            StateError: the site does not have that version, or has given an answer that it no longer has.
         """
         with self._lock:
             found = self.result(run, asked)
-            row = self._db.execute(
-                "SELECT changes FROM results WHERE run = ? AND asked = ? AND lease < ?", (run, asked, lease)
-            ).fetchone()
-            if found is None or row is None:
-                return found, False
-            changes = _changes(row[0])
-            try:
-                for value in changes.values():
-                    self._blobs.read(value or b"R")
-            except OSError:
-                return None, False  # a file is gone or damaged: the work is done again
-            with self._all_or_nothing() as db:
-                self._change(run, changes)
-                db.execute("UPDATE results SET lease = ? WHERE run = ? AND asked = ?", (lease, run, asked))
-            return found, bool(changes)
+            parent = versions.parent(self._db, run, asked)
+            if not moves(kind):
+                if found and parent is not None and versions.is_behind(self._db, run, parent, previous):
+                    return Known(found, previous)
+            elif versions.is_behind(self._db, run, asked, previous):
+                if found is None:
+                    raise StateError(f"run '{run}': what was answered to this {kind} is no longer kept here")
+                return Known(found, previous)
+            elif found is not None and parent == previous and self._has_changes(run, asked):
+                with self._all_or_nothing() as db:
+                    versions.turn(db, run, asked)
+                return Known(found, asked)
+            versions.way(self._db, run, previous)
+            return None
 
-    def memory(self, run: str) -> dict[str, bytes]:
-        """Return the site's memory of a run.
+    def turn(self, run: str, version: bytes) -> None:
+        """Have the memory be of a version.
+
+        Raises:
+            StateError: the site does not have that version.
+        """
+        with self._lock:
+            if versions.head(self._db, run) != version:
+                with self._all_or_nothing() as db:
+                    versions.turn(db, run, version)
+
+    def memory(self, run: str, version: bytes | None = None) -> dict[str, bytes]:
+        """Return the site's memory of a run, turned to ``version`` first if one is given.
 
         Raises:
             RunError: a file of it is gone or damaged; a site does not go on as if it had had none.
+            StateError: the site does not have that version.
         """
         with self._lock:
+            if version is not None:
+                self.turn(run, version)
             rows = self._db.execute("SELECT key, value FROM memory WHERE run = ?", (run,)).fetchall()
-        try:
-            return {key: self._blobs.read(value) for key, value in rows}
-        except OSError:
-            raise RunError(
-                f"run '{run}': a file of this site's memory in {self._blobs.folder} is lost"
-            ) from None
+            try:
+                return {key: self._blobs.read(value) for key, value in rows}
+            except OSError:
+                raise RunError(
+                    f"run '{run}': a file of this site's memory in {self._blobs.folder} is lost"
+                ) from None
 
     def commit(
         self,
@@ -177,33 +184,67 @@ class Ledger:
         asked: bytes,
         result: Result,
         memory: Mapping[str, bytes | None],
+        *,
+        parent: bytes = versions.EMPTY,
         lease: int = 1,
     ) -> None:
         """Keep a result and what the work changed in the memory, both or neither.
 
-        Raises:
-            RunError: the process of the server that asked for it has been replaced.
-        """
-        size = sum(map(len, result.parts)) + sum(len(value or b"") for value in memory.values())
-        self._make_room(run, size)  # first: it removes files that no row names yet
-        kept = _join(self._blobs.keep(part) for part in result.parts)
-        changed = {key: None if value is None else self._blobs.keep(value) for key, value in memory.items()}
-        pairs = _join(part for key, value in changed.items() for part in (key.encode(), value or b""))
-        row = (run, asked, kind, result.task, result.kind, self._clock(), size, lease, pairs, kept)
-        with self._all_or_nothing() as db:
-            known = db.execute("SELECT lease FROM leases WHERE run = ?", (run,)).fetchone() or (0,)
-            _check_lease(run, lease, known[0])
-            db.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-            self._change(run, changed)
-        if self._loose > self._max_bytes // 8:
-            self._sweep()
+        Args:
+            run: the run.
+            kind: of the question; of one that moves no memory (``protocol.work.moves``) no change is kept.
+            asked: the name of the work.
+            result: what is answered.
+            memory: what the work changed: keys and their values now, None for one that is gone.
+            parent: the version that the work started from.
+            lease: the number of the server's process that it was done for.
 
-    def _change(self, run: str, changes: Mapping[str, bytes | None]) -> None:
-        for key, value in changes.items():
-            self._put_aside(run, key)
-            self._db.execute("DELETE FROM memory WHERE run = ? AND key = ?", (run, key))
-            if value is not None:
-                self._db.execute("INSERT INTO memory VALUES (?, ?, ?)", (run, key, value))
+        Raises:
+            RunError: that process has been replaced.
+            StateError: the memory is of another version by now.
+        """
+        changes = memory if moves(kind) else {}
+        with self._lock:  # all the time: nobody else sweeps what no row names yet
+            undo = versions.stored(self._db, run, changes)
+            size = sum(map(len, result.parts)) + sum(len(value or b"") for value in changes.values())
+            size += sum(self._blobs.size(value) for value in undo.values() if value is not None)
+            self._make_room(run, size)  # first: it removes files that no row names yet
+            self._loose += size  # until it stands in a row
+            kept = join(self._blobs.keep(part) for part in result.parts)
+            changed = {k: None if value is None else self._blobs.keep(value) for k, value in changes.items()}
+            with self._all_or_nothing() as db:
+                self._check(run, asked, parent, lease)
+                gone = versions.forget_line(db, run, asked)
+                row = (run, asked, parent, kind, result.task, result.kind, size)
+                long = (join_keys(changed), join_keys(undo), kept)
+                db.execute("INSERT INTO results VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, *long))
+                if moves(kind):
+                    versions.change(db, run, changed)
+                    versions.set_head(db, run, asked)
+                db.execute("INSERT OR IGNORE INTO leases VALUES (?, ?, ?)", (run, lease, self._clock()))
+            self._loose += gone - size
+            if self._loose > self._max_bytes // 8:
+                self._sweep()
+
+    def _check(self, run: str, asked: bytes, parent: bytes, lease: int) -> None:
+        known = self._db.execute("SELECT lease FROM leases WHERE run = ?", (run,)).fetchone() or (0,)
+        _check_lease(run, lease, known[0])
+        if (now := versions.head(self._db, run)) != parent:
+            raise StateError(
+                f"run '{run}': work from version {versions.shown(parent)} of this site's memory ended when "
+                f"that was of version {versions.shown(now)}"
+            )
+        if versions.is_behind(self._db, run, asked, parent):
+            raise StateError(f"run '{run}': work on what this site has answered before")
+
+    def _has_changes(self, run: str, asked: bytes) -> bool:
+        """Return whether what a work changed is all there; if not, the work is done again."""
+        try:
+            for value in versions.changes_of(self._db, run, asked).values():
+                self._blobs.read(value or b"R")
+        except OSError:
+            return False
+        return True
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[sqlite3.Connection]:
@@ -216,38 +257,18 @@ class Ledger:
                 self._db.execute("ROLLBACK")
                 raise
 
-    def _put_aside(self, run: str, key: str) -> None:
-        """Count what lies in files of a memory that is replaced: a sweep each time would read all rows."""
-        old = self._db.execute("SELECT value FROM memory WHERE run = ? AND key = ?", (run, key)).fetchone()
-        if old is not None:
-            self._loose += self._blobs.size(old[0])
-
     def _make_room(self, run: str, coming: int) -> None:
-        """Forget results until what is coming fits, then what no row names any more.
-
-        Whole other runs go first: one that goes on may begin anew, and would ask for its oldest first.
-        """
+        """Forget results until what is coming fits, then the files that no row names any more."""
         with self._all_or_nothing() as db:
-            (total,) = db.execute("SELECT COALESCE(SUM(bytes), 0) FROM results").fetchone()
-            if total + coming <= self._max_bytes:
-                return
-            last = None
-            for its_run, asked, size in db.execute(_ORDER, (run,)).fetchall():
-                if total + coming <= self._max_bytes * 3 // 4 and (its_run == run or its_run != last):
-                    break
-                db.execute("DELETE FROM results WHERE run = ? AND asked = ?", (its_run, asked))
-                total, last = total - size, its_run
-            heard_of = "SELECT run FROM results UNION SELECT run FROM leases WHERE heard > ?"
-            for table in ("memory", "asks", "leases"):
-                over = f"DELETE FROM {table} WHERE run <> ? AND run NOT IN ({heard_of})"  # noqa: S608
-                db.execute(over, (run, self._clock() - _OVER_S))
-        self._sweep()
+            gone = ledger_room.make_room(db, run, coming, self._max_bytes)
+        if gone:
+            self._sweep()
 
     def _sweep(self) -> None:
         """Remove the files that no row names."""
         with self._lock:
-            rows = self._db.execute("SELECT changes, parts FROM results WHERE bytes > ?", (IN_ROW,))
-            used = {part[1:] for row in rows for joined in row for part in _split(joined) if part[:1] == b"F"}
+            rows = self._db.execute("SELECT changes, undo, parts FROM results WHERE bytes > ?", (IN_ROW,))
+            used = {part[1:] for row in rows for joined in row for part in split(joined) if part[:1] == b"F"}
             used |= {v[1:] for (v,) in self._db.execute("SELECT value FROM memory") if v[:1] == b"F"}
         self._blobs.sweep(used)
         self._loose = 0
@@ -256,22 +277,3 @@ class Ledger:
 def _check_lease(run: str, lease: int, known: int) -> None:
     if lease < known:
         raise RunError(f"run '{run}': a message of process {lease}, and {known} has taken its place")
-
-
-def _changes(joined: bytes) -> dict[str, bytes | None]:
-    """Return what a work changed: keys, and what stands in a row for their values; None for one that went."""
-    found = _split(joined)
-    return {key.decode(): value or None for key, value in zip(found[::2], found[1::2], strict=True)}
-
-
-def _join(parts: Iterable[bytes]) -> bytes:
-    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
-
-
-def _split(joined: bytes) -> Sequence[bytes]:
-    found, at = [], 0
-    while at < len(joined):
-        end = at + 8 + int.from_bytes(joined[at : at + 8], "big")
-        found.append(joined[at + 8 : end])
-        at = end
-    return found

@@ -1,4 +1,4 @@
-"""What an agent does beside its answers: it fetches the roster now and then, and writes its counters down."""
+"""What an agent does beside its answers: it fetches rosters, counts, and forgets what is over."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from protocol.roster_book import RosterBook
 logger = logging.getLogger("consilium.agent")
 
 _ROSTER_S = 300.0
+_FORGET_S = 3600.0
 
 
 class Upkeep:
@@ -28,13 +29,20 @@ class Upkeep:
         kit: the site's.
         book: its roster.
         counters: what the worker has loaded since it was started.
+        forget: forgets what is of runs that are over.
     """
 
-    def __init__(self, kit: SiteKit, book: RosterBook, counters: Callable[[], Mapping[str, Any]]) -> None:
-        self._kit, self._book, self._counters = kit, book, counters
+    def __init__(
+        self,
+        kit: SiteKit,
+        book: RosterBook,
+        counters: Callable[[], Mapping[str, Any]],
+        forget: Callable[[], None],
+    ) -> None:
+        self._kit, self._book, self._counters, self._forget = kit, book, counters, forget
         self._counted: dict[str, Any] = {}
         self._failed = ""
-        self.roster_at = time.monotonic()
+        self.roster_at = self.forgot_at = time.monotonic()
 
     def tend(self) -> None:
         """Do what is due; what of it fails, as on a full disk, is said once and tried again."""
@@ -42,10 +50,13 @@ class Upkeep:
             self._write_counters()
             if time.monotonic() > self.roster_at + _ROSTER_S:
                 self.renew_roster()
+            if time.monotonic() > self.forgot_at + _FORGET_S:
+                self.forgot_at = time.monotonic()
+                self._forget()
         except Exception as error:  # noqa: BLE001  messages can be answered all the same
             name = type(error).__name__
             if name != self._failed:
-                logger.warning("counters or roster could not be written: %s", name)
+                logger.warning("counters, roster or ledger could not be written: %s", name)
             self._failed = name
         else:
             self._failed = ""

@@ -82,6 +82,7 @@ class Bench:
         from clients.memory_records import changes  # noqa: PLC0415
 
         self._wanted, self._told_at = head["asked"], 0.0
+        logger.info("%s of run %s begins", head["kind"], head["run"])
         state = self._memory.setdefault(head["run"], self._records())
         before = dict(state)
         try:

@@ -16,6 +16,7 @@
     + RosterError        a roster is not the authority's, or not the current one
   x Cancelled            the work was stopped because nobody wants it any more
   x RunError             the run itself cannot go on; the command exits with 1
+    + StateError         a site does not have the memory that it is to start from
 
 Every message is one line that says what, where and what to do. None holds a value of
 a data row, a label or an array element.
@@ -35,6 +36,7 @@ SealReason = Literal[
     "kind",
     "task",
     "answers",
+    "previous",
     "old_epoch",
     "new_epoch",
     "validity",
@@ -150,3 +152,9 @@ class RunError(ConsiliumError):
     """The run cannot go on."""
 
     code = "run"
+
+
+class StateError(RunError):
+    """A site does not have the memory that it is to start from, and does not go on from another."""
+
+    code = "state"

@@ -49,6 +49,9 @@ class Header(Frozen):
         answers: the body digest of the message that this one answers, b"" for a request.
         lease: the number of the server's process that works on the run. One that was replaced has a lower
             number, and sites no longer heed it.
+        previous: names the version of the site's memory of the run (``protocol.work.work_name``): in a
+            question the one that the site starts from, in its result the one that it has now; b"" for the
+            memory of a run that begins, which is empty, and for what is neither.
     """
 
     version: Literal[1] = 1
@@ -67,6 +70,7 @@ class Header(Frozen):
     body_digest: Digest
     answers: Digest | Literal[b""] = b""
     lease: Annotated[int, Field(ge=1, lt=2**63)] = 1
+    previous: Digest | Literal[b""] = b""
 
     def encode(self) -> bytes:
         """Return the canonical bytes, at most ``MAX_HEADER_BYTES`` by the bounds of the fields."""
@@ -132,7 +136,7 @@ def _split(data: bytes) -> list[bytes]:
 _NUMBERS = frozenset(
     {"version", "epoch", "sequence", "issued_at_ms", "expires_at_ms", "body_bytes", "lease"},
 )
-_BYTES = frozenset({"nonce", "body_digest", "answers"})
+_BYTES = frozenset({"nonce", "body_digest", "answers", "previous"})
 
 
 def _to_bytes(value: int | str | bytes) -> bytes:

@@ -75,6 +75,7 @@ class Signer:
         recipient: str,
         answers: bytes = b"",
         lease: int = 1,
+        previous: bytes = b"",
         valid_s: float = VALID_S,
     ) -> Seal:
         """Return the seal of a message whose body is ``parts``.
@@ -87,6 +88,7 @@ class Signer:
             recipient: for whom it is; nobody else accepts it.
             answers: the body digest of the message that this one answers.
             lease: the number of the server's process that works on the run.
+            previous: the version of the site's memory that it starts from, or has now.
             valid_s: for how many seconds it may be accepted, at most ``MAX_VALID_S``.
 
         Raises:
@@ -113,6 +115,7 @@ class Signer:
                 "body_digest": body_digest,
                 "answers": answers,
                 "lease": lease,
+                "previous": previous,
             }
         ).encode()
         return Seal(header, self._key.sign(_ENVELOPE_DOMAIN + header))

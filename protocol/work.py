@@ -3,6 +3,9 @@
 A SuperNode works on one message at a time and waits for its answer without end. So `work.start` answers
 with the result if it is there soon, else with a receipt; `work.poll` asks again, and `work.cancel` ends it.
 The work is named by the digest of what was asked: asked for the same again, a site gives the same answer.
+
+A site's memory of a run is named by the work that left it behind, so that a question says which memory the
+site starts from, and two parties that fell out of step notice it.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from protocol.bounds import Amount, Frozen, Text
+from protocol.header import digest
 
 # What Flower calls the three: its types are one of its categories and a Python name.
 START, POLL, CANCEL = "query.work_start", "query.work_poll", "query.work_cancel"
@@ -20,6 +24,16 @@ RECEIPT, REFUSAL = "work.receipt", "work.refusal"
 HOLD_S = 20.0
 
 Asked = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def work_name(run: str, kind: str, asked: bytes) -> bytes:
+    """Return the name of some work: questions of several kinds may have one body, of digest ``asked``."""
+    return digest([run.encode(), kind.encode(), asked])[0]
+
+
+def moves(kind: str) -> bool:
+    """Return whether work of this kind may change a site's memory: its result is then a version of that."""
+    return kind.startswith(("train.", "evaluate."))
 
 
 class Poll(Frozen):

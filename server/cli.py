@@ -1,4 +1,4 @@
-"""``provision``, and on the folder of a run ``report``, ``replay``, ``explain`` and ``predict``."""
+"""``provision``, and on the folder of a run ``report``, ``replay``, ``audit``, ``explain``, ``predict``."""
 
 from __future__ import annotations
 
@@ -48,6 +48,18 @@ def replay(run_dir: RunDir, as_json: AsJson = False) -> None:
         Console().print(said, highlight=False)
     if not found.ended:
         raise RunError(f"{run_dir}: the log is cut off after line {found.events}; up to there it agrees")
+
+
+def audit(run_dir: RunDir, as_json: AsJson = False) -> None:
+    """Check a run's journal, row by row, and show how far each assignment is and what came of it."""
+    from server.audit import audit as look
+    from server.audit import shown
+
+    found = look(run_dir)
+    if as_json:
+        sys.stdout.write(json.dumps(found.as_json()) + "\n")
+    else:
+        Console().print(shown(found), highlight=False, markup=False)
 
 
 def explain(
@@ -120,6 +132,7 @@ def register(app: typer.Typer) -> None:
     """Add these commands to the ``consilium`` command."""
     app.command()(report)
     app.command()(replay)
+    app.command()(audit)
     app.command()(explain)
     app.command()(predict)
     app.command()(provision)

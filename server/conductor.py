@@ -44,6 +44,7 @@ from server.coverage import statement, unmeasured
 from server.coverage_view import announced
 from server.families import Family, said
 from server.gate import guarded
+from server.journal.store import JournalError
 from server.learner import Effect, Learner
 from server.preparation import predicted_seconds
 from server.record import Record
@@ -255,6 +256,8 @@ class Conductor:
             return Judged(TimePassed(at_s=arrival.at_s))  # what has answered has not failed
         try:
             contribution = self._admitted(arrival, task)
+        except JournalError:
+            raise  # a full disk is no fault of the site's
         except ConsiliumError as error:
             self.notes.append(f"{arrival.letter.site}: contribution to {key} rejected: {error}")
             return Judged(

@@ -36,11 +36,23 @@ class Envelopes:
     lease: int = 1
     answers: Answers = field(default_factory=Answers)
 
-    def seal(self, record: RecordDict, site: str, kind: str, task: str) -> tuple[RecordDict, bytes]:
-        """Return the record with its seal, and the digest by which an answer must name it."""
+    def seal(
+        self, record: RecordDict, site: str, kind: str, task: str, previous: bytes = b""
+    ) -> tuple[RecordDict, bytes]:
+        """Return the record with its seal, and the digest by which an answer must name it.
+
+        ``previous`` is the version of the site's memory that the site starts from, b"" for the empty one.
+        """
         parts = parts_of(record)
         seal = self.signer.seal(
-            parts, run=self.run, task=task, kind=kind, recipient=site, lease=self.lease, valid_s=VALID_S
+            parts,
+            run=self.run,
+            task=task,
+            kind=kind,
+            recipient=site,
+            lease=self.lease,
+            previous=previous,
+            valid_s=VALID_S,
         )
         return with_seal(record, seal), digest(parts)[0]
 
@@ -64,6 +76,11 @@ class Envelopes:
     def once(self, header: Header) -> None:
         """Note a result; raise ``EquivocationError`` if the site has given another to the same question."""
         self.answers.note(header.sender, header.kind, header.task, header.answers, header.body_digest)
+
+
+def signature_of(record: RecordDict) -> bytes:
+    """Return the signature in a message's seal; raises as ``take_seal``."""
+    return take_seal(record)[1].signature
 
 
 def _said(record: RecordDict) -> dict[str, Any]:

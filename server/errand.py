@@ -9,6 +9,7 @@ from typing import Protocol
 from flwr.app import Message
 
 from protocol.errors import RunError
+from server.provenance import Provenance
 
 
 class Link(Protocol):
@@ -56,7 +57,8 @@ class Errand:
 
     ``sent`` holds Flower's ids of what may still be answered; ``stamp`` since when the site's node was online
     when it was asked last; ``again_at`` when it is to be asked (again), None while an answer is awaited;
-    ``withdrawn``: nobody wants the answer any more, and the site is told so.
+    ``withdrawn``: nobody wants the answer any more, and the site is told so; ``previous``: the version of the
+    site's memory that it starts from; ``provenance``: that of its answer, once a site gave one.
     """
 
     number: str
@@ -73,6 +75,8 @@ class Errand:
     sent_at: float = 0.0
     receipted: bool = False
     withdrawn: bool = False
+    previous: bytes = b""
+    provenance: Provenance | None = None
     lost: int = 0
     wrong: int = 0
 
@@ -85,6 +89,11 @@ class Errand:
     def round(self) -> int:
         """The round of an assignment id; 0 for what is of none."""
         return int(self._parts[1]) if len(self._parts) > 2 and self._parts[1].isdigit() else 0
+
+    @property
+    def is_of_a_round(self) -> bool:
+        """Whether it is training that a round waits for."""
+        return self.kind.startswith("train.") and self.kind not in ("train.finish", "train.alone")
 
     @property
     def _parts(self) -> list[str]:

@@ -3,7 +3,8 @@
 To those above, a message is pushed and its answer pulled, as on any Grid. Below, a site is sent
 `work.start`, and `work.poll` for as long as it answers with receipts. One message is with a site at a time,
 as it takes them one after the other. What gets lost on the way, with a node that was restarted or a reply
-that Flower dropped, is asked for again: a site gives the same answer to the same question.
+that Flower dropped, is asked for again: a site gives the same answer to the same question. Each question
+names the version of the site's memory that it starts from: that of the last answer that was taken.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from server.errand import Errand, Link, SiteWork, StoppedError
 from server.flwr_adapter import Run
 from server.grids import OwnRunGrid
 from server.intake import AGAIN_S, Intake, failed
+from server.provenance import Provenance, Provenances
 
 # Between two looks for answers: a tenth of the time for which nothing has come, within these bounds.
 _FAST_S, _SLOW_S, _SHARE = 0.03, 0.5, 0.1
@@ -61,6 +63,7 @@ class ErrandGrid(OwnRunGrid):
         self._numbers = itertools.count(1)
         self._queues: defaultdict[str, deque[Errand]] = defaultdict(deque)
         self._done: dict[str, Message] = {}
+        self._provenances = Provenances()
         self._online: Mapping[str, tuple[int, str]] = {}
         self._names: dict[int, str] = {}
         self._seen: dict[int, float] = {}
@@ -102,6 +105,16 @@ class ErrandGrid(OwnRunGrid):
         self._check()
         self._advance()
         return [self._done.pop(i) for i in list(message_ids) if i in self._done]
+
+    def go_on(self, nodes: Mapping[str, int], versions: Mapping[str, bytes]) -> None:
+        """Take over: the sites are at these nodes, and their memories at these versions."""
+        self._provenances.go_on(versions)
+        self._names.update({node: site for site, node in nodes.items()})
+        self._seen.update(dict.fromkeys(nodes.values(), self._monotonic()))
+
+    def provenance(self, message_id: str) -> Provenance | None:
+        """Return where the answer to a message came from, once; None for one that no site gave."""
+        return self._provenances.pop(message_id)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -181,10 +194,23 @@ class ErrandGrid(OwnRunGrid):
                     queue.popleft()
                     if isinstance(answer, Message):
                         self._done[errand.number] = answer
+                        if errand.provenance is not None:
+                            self._provenances.note(errand.number, site, errand.provenance)
                     if self.work[site].state != "refused":  # what was refused stays to be seen
                         self._show(site, SiteWork("idle", self._clock()))
                     return True
+        if self._is_gone(errand, now):
+            queue.popleft()
+            self._done[errand.number] = failed(errand.message, "the site is gone")
+            return True
         return self._ask(errand, now) or happened
+
+    def _is_gone(self, errand: Errand, now: float) -> bool:
+        """Return whether nobody is there to answer. A round waits for its site as long as its terms say."""
+        if errand.site in self._online or errand.is_of_a_round:
+            return False
+        seen = (at for node, at in self._seen.items() if self._names.get(node) == errand.site)
+        return now > max(seen, default=now) + _ABSENT_S
 
     def _ask(self, errand: Errand, now: float) -> bool:
         """Ask a site, for the first time or again, where that is due."""
@@ -201,6 +227,8 @@ class ErrandGrid(OwnRunGrid):
         overdue = bool(errand.sent) and now > errand.give_up_at
         if not (restarted or overdue or (errand.again_at is not None and now >= errand.again_at)):
             return False
+        if not errand.begun:
+            errand.previous = self._provenances.version(errand.site)
         record, kind, flower = self._question(errand)
         errand.again_at, errand.stamp = None, stamp
         message_id = self._send(errand.site, record, kind, flower, errand.task, errand)
@@ -225,7 +253,8 @@ class ErrandGrid(OwnRunGrid):
     def _send(
         self, site: str, record: RecordDict, kind: str, flower: str, task: str, errand: Errand | None = None
     ) -> str | None:
-        sealed, asked = self._envelopes.seal(record, site, kind, task)
+        previous = errand.previous if errand is not None else b""
+        sealed, asked = self._envelopes.seal(record, site, kind, task, previous)
         if errand is not None and flower == START:
             errand.asked = asked
         node, _ = self._online[site]

@@ -23,7 +23,7 @@ from protocol.errors import ConfigError, RunError
 from protocol.files import sync_folder
 from protocol.messages import Capability
 from server.conductor import Conductor, EndedError, Listener
-from server.courier import Courier, SimulatedCourier, SimulatedSites, WallCourier
+from server.courier import Courier
 from server.discovery import discovered, joins_later
 from server.families import alike, families_of
 from server.finale import Outcome, conclude
@@ -36,12 +36,14 @@ from server.preparation import Prepared, prepare, with_public
 from server.record import Record, holds_record, open_record
 from server.report import write_report
 from server.roll_call import ByNodes, ByProfile, RollCall
+from server.simulated_courier import SimulatedCourier, SimulatedSites
 from server.spool import Spool
 from server.summary import FILE_NAME as SUMMARY
 from server.summary import build_summary, read_summary, write_json
 from server.turns import TurnsGrid
 from server.upstream import ChainedCourier, Chains, worse_than_ablated
 from server.upstream import as_json as chain_entries
+from server.wall_courier import WallCourier
 from server.whole import as_json, measure_wholes
 
 Clock = Literal["simulated", "wall"]
@@ -108,7 +110,7 @@ def federate(
     ) as record:
         if (said := record.outcome()) is not None:
             return _as_it_ended(terms.folder, said)
-        record.disk.put(terms.folder / COLLABORATION, text.encode())
+        record.write(terms.folder / COLLABORATION, text.encode())
         try:
             made = grid if isinstance(grid, Grid) else grid(record)
             summary = _federate(made, collaboration, terms, record, listener or (lambda _: None), sites)
@@ -136,6 +138,9 @@ def _federate(
 ) -> dict[str, Any]:
     started, notes = time.monotonic(), list[str]()
     terms = replace(terms, max_examples=_caps(record, terms))
+    if not record.is_live:
+        tell({"type": "stage", "text": "reading the journal"})
+        record.when_live(lambda: tell({"type": "stage", "text": _went_on(record)}))
     tell({"type": "stage", "text": "waiting for sites"})
     if terms.clock == "simulated" and terms.engine != "local":
         grid = TurnsGrid(grid)  # the local engine answers in turn, and must see a cohort as one batch
@@ -192,6 +197,10 @@ def _keep_finals(folder: Path, learners: Mapping[str, Learner]) -> None:
     for name, learner in learners.items():
         if (reached := learner.final()) is not None:
             keep_reached(folder, name, reached[1])
+
+
+def _went_on(record: Record) -> str:
+    return f"going on after {record.replayed_rows} rows of the journal"
 
 
 def _caps(record: Record, terms: Terms) -> Mapping[str, int]:

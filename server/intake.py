@@ -11,9 +11,11 @@ from flwr.app import Error, Message
 from protocol.errors import ConsiliumError, EquivocationError, SealError
 from protocol.messages import Refusal
 from protocol.records import pack, unpack
-from protocol.work import RECEIPT, REFUSAL, Receipt
-from server.envelopes import Envelopes
+from protocol.seal import Header
+from protocol.work import RECEIPT, REFUSAL, Receipt, moves, work_name
+from server.envelopes import Envelopes, signature_of
 from server.errand import Errand, SiteWork
+from server.provenance import Provenance
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +58,12 @@ class Intake:
                 return self._note(errand, receipt, now)
             if header.kind not in (errand.kind, REFUSAL):
                 raise SealError(f"an answer of kind {header.kind} to {errand.kind}", "kind")
+            version = _version_after(errand, header)
             if header.kind == errand.kind:
                 self._envelopes.once(header)
+            errand.provenance = Provenance(
+                errand.asked, signature_of(reply.content), version != errand.previous, version
+            )
         except ConsiliumError as error:
             return self._refuse(errand, error, now)
         return Message(record, reply_to=errand.message)
@@ -99,6 +105,22 @@ class Intake:
         seen = SiteWork("refused", self._clock(), errand.kind, errand.task, detail=str(error))
         self._show(errand.site, seen)
         return Message(pack(Refusal(code=word, detail=str(error)[:500])), reply_to=errand.message)
+
+
+def _version_after(errand: Errand, header: Header) -> bytes:
+    """Return the version of the site's memory after its answer.
+
+    A refusal leaves the memory as it was. So does a result that the site had given before, which is part of
+    what the memory came from.
+
+    Raises:
+        SealError: it is neither the version that the work started from, nor the one that it left behind.
+    """
+    if header.kind != errand.kind or header.previous == errand.previous:
+        return errand.previous
+    if not moves(header.kind) or header.previous != work_name(header.run, header.kind, errand.asked):
+        raise SealError(f"'{header.sender}' has a memory that its answer does not leave behind", "previous")
+    return header.previous
 
 
 def failed(message: Message, why: str) -> Message:

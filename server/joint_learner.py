@@ -26,6 +26,7 @@ from protocol.messages import Assignment, Contribution, Joint
 from protocol.records import pack
 from server.courier import Letter
 from server.gate import LARGEST_MODEL, Demand, check_norm
+from server.journal.store import JournalError
 from server.learner import Effect
 from server.weights_learner import WeightsLearner
 
@@ -144,6 +145,8 @@ class JointLearner(WeightsLearner):
         before = self._arrays(party.subtasks)
         try:
             after, trained = self._means(before, said, given)
+        except JournalError:
+            raise
         except ConsiliumError as error:
             notes.append(f"{self.name}: contributions not merged, the arrays stay: {error}")
             return {}

@@ -17,13 +17,13 @@ from collab.events import Abort, Decided, Instruction, Send, Skip
 from collab.rounds import Rounds
 from protocol.errors import RunError
 from server.conductor import Conductor
-from server.courier import SimulatedCourier
 from server.discovery import discover, joins_later
 from server.families import alike
 from server.federation import with_sets
 from server.learners import make
 from server.preparation import prepare
 from server.record import Record
+from server.simulated_courier import SimulatedCourier
 from server.spool import Spool
 
 

@@ -21,7 +21,8 @@ _MOST_EXAMPLES = 10**12
 class Reply:
     """One reply as it was taken, or the ``failure`` in its place; ``work`` is what it says it processed.
 
-    ``asked`` (the digest of the question) and ``signature`` (of the answer), in hex, come with sealed ones.
+    With sealed ones come ``asked``, the digest of the question, the ``signature`` of the answer, and the
+    ``version`` of the site's memory after it, in hex.
     """
 
     content: RecordDict | None = None
@@ -30,6 +31,7 @@ class Reply:
     work: float = 0.0
     asked: str = ""
     signature: str = ""
+    version: str = ""
 
 
 def pull(grid: Grid, message_id: str) -> list[Reply]:

@@ -101,10 +101,16 @@ class Record:
         """The kind of the row that is handed out next; "" if there is none."""
         return self._next.kind if self._next is not None else ""
 
-    @property
-    def disk(self) -> Disk:
-        """The seam, for what else a run leaves on the disk."""
-        return self._disk
+    def write(self, path: Path, data: bytes) -> None:
+        """Write what else a run leaves: after a crash there is the old file or the new one.
+
+        Raises:
+            JournalError: it cannot be written.
+        """
+        try:
+            self._disk.put(path, data)
+        except OSError as error:
+            raise JournalError(f"{path}: cannot be written ({error.strerror}); make room") from None
 
     def outcome(self) -> Json | None:
         """Return what the run ended with; None if it has not ended."""
@@ -128,9 +134,8 @@ class Record:
         differs = [key for key in _BITS if len({str(one.get(key)) for one in who}) > 1]
         if not differs:
             return []
-        return [
-            f"resumed with another {', '.join(differs)}: the same bits as without a crash are not promised"
-        ]
+        what = ", ".join(differs)
+        return [f"resumed with another {what}: the bits of a run without a crash are not promised"]
 
     def when_live(self, do: Callable[[], None]) -> None:
         """Have something done when the journal's rows are used up; at once if they are."""

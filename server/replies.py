@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from protocol.errors import ProtocolError
@@ -13,6 +14,7 @@ from server.journal.content import Content
 from server.pulling import Reply
 
 _LONG: Final = 32 * 2**10  # of the row that holds it
+_SEALED: Final = ("asked", "signature", "version")
 
 
 def keepable(reply: Reply) -> Reply:
@@ -23,14 +25,14 @@ def keepable(reply: Reply) -> Reply:
         with guarded():
             parts_of(reply.content)
     except ProtocolError as error:
-        return Reply(None, error, reply.size, reply.work, reply.asked, reply.signature)
+        return replace(reply, content=None, failure=error)
     return reply
 
 
 def to_json(reply: Reply, content: Content) -> dict[str, Any]:
     """Keep what is long of a reply that is ``keepable``; return the rest and where that lies."""
     said: dict[str, Any] = {"size": reply.size, "work": reply.work}
-    said |= {k: v for k, v in (("asked", reply.asked), ("signature", reply.signature)) if v}
+    said |= {key: found for key in _SEALED if (found := getattr(reply, key))}
     if reply.content is None:
         failure = reply.failure or ProtocolError("the site failed")
         return said | {"failure": {"code": failure.code, "text": str(failure)}}
@@ -47,12 +49,11 @@ def from_json(said: Mapping[str, Any], content: Content) -> Reply:
     Raises:
         RunError: something of it is damaged.
     """
-    rest = (float(said["size"]), float(said["work"]), said.get("asked", ""), said.get("signature", ""))
-    size, work, asked, signature = rest
+    bare = Reply(size=int(said["size"]), work=float(said["work"]), **{k: said.get(k, "") for k in _SEALED})
     if "failure" in said:
         failure = ProtocolError(said["failure"]["text"])
         failure.code = said["failure"]["code"]
-        return Reply(None, failure, int(size), work, asked, signature)
+        return replace(bare, failure=failure)
     head, refs = said["head"], refs_of(said)
     for ref in refs:
         content.use(ref)  # also of what is gone: whoever judged it has dropped it, and will again
@@ -62,7 +63,7 @@ def from_json(said: Mapping[str, Any], content: Content) -> Reply:
     body = head["body"]
     text = body.encode() if isinstance(body, str) else content.read(body["ref"]) if whole else b""
     parts = (head["version"].encode(), head["type"].encode(), text, present, *blobs)
-    return Reply(record_of(parts), None, int(size), work, asked, signature)
+    return replace(bare, content=record_of(parts))
 
 
 def refs_of(said: Mapping[str, Any]) -> list[str]:

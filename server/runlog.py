@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -18,7 +19,7 @@ from collab.rounds import Rounds
 from protocol.errors import DataError, RunError
 from server.journal.database import at_url, in_file
 from server.journal.disk import Disk
-from server.journal.elsewhere import find
+from server.journal.elsewhere import find, run_at
 from server.journal.store import Journal, JournalError, Row, why
 from server.journal.tables import FILE_NAME, only_run
 
@@ -45,13 +46,30 @@ def rows(folder: Path) -> Iterator[Row]:
     Raises:
         DataError: there is no journal, or a row is not the one that was written.
     """
+    with _opened(folder) as journal:
+        yield from journal.rows()
+
+
+def run_of(folder: Path) -> str:
+    """Return the name of the run whose journal a folder has; raises as ``rows``."""
+    with _opened(folder) as journal:
+        return run_at(journal.run)
+
+
+def leases(folder: Path) -> list[dict[str, Any]]:
+    """Return the processes that have worked on a run (``Journal.leases``); raises as ``rows``."""
+    with _opened(folder) as journal:
+        return journal.leases()
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[Journal]:
     path, elsewhere = folder / FILE_NAME, find(folder)
     if elsewhere is None and not path.is_file():
         raise DataError(f"{path}: no such file; give the folder of a run")
     engine = at_url(elsewhere.url) if elsewhere is not None else in_file(path, to_write=False)
     try:
-        run = elsewhere.name if elsewhere is not None else only_run(engine)
-        yield from Journal(engine, run, Disk()).rows()
+        yield Journal(engine, elsewhere.name if elsewhere is not None else only_run(engine), Disk())
     except (SQLAlchemyError, JournalError) as error:
         raise DataError(f"{folder}: its journal cannot be read ({why(error)})") from None
     finally:

@@ -1,7 +1,8 @@
 """Subtasks that come after others, at the server: final models are settled once and travel once to a site.
 
 ``Chains`` settles what is over; ``ChainedCourier`` lies between everybody and the courier, and sends the
-settled models along with a letter about a subtask that comes after them, until the site has answered one.
+settled models along with a letter about a subtask that comes after them, until the site has answered one
+that its memory keeps.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from protocol.errors import ProtocolError
 from protocol.messages import Refusal
 from protocol.parts import SettledModel
 from protocol.records import HEAD, attach, unpack_message
+from protocol.work import moves
 from server import measured
 from server.courier import Account, Arrival, Courier, Letter
 from server.finale import Outcome
@@ -43,8 +45,9 @@ def nothing(name: str, round_: int, target: tuple[float, float] | None, notes: l
 class ChainedCourier:
     """A courier that sends settled upstream models along; whoever uses it need not know.
 
-    A site that has answered a letter with them has them. One that refuses or fails may not, so it gets
-    them with its next letter. Two letters on their way to one site at once both carry them.
+    A site that has answered a letter with them has them, unless it was a query, of which a real site's memory
+    keeps nothing. One that refuses or fails may not, so it gets them with its next letter. Two letters on
+    their way to one site at once both carry them.
     """
 
     below: Courier
@@ -76,7 +79,7 @@ class ChainedCourier:
         if above is not None:
             if _lacks(arrival.content):
                 self.held[given.site].difference_update(above)
-            else:
+            elif moves(given.message_type):
                 self.held[given.site].update(above)
         return replace(arrival, letter=given)
 

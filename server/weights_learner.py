@@ -30,6 +30,7 @@ from server.courier import Arrival, Courier, Letter
 from server.distiller import Distiller, root_update, sharpenings
 from server.evaluations import Measurement
 from server.gate import LARGEST_MODEL, Demand, check_norm
+from server.journal.store import JournalError
 from server.learner import Base, Effect, Model
 
 # The bound of the norm of what is quadratic in the features: sums over a site's rows.
@@ -123,6 +124,8 @@ class WeightsLearner(Base):
                 self._merge(model, group, given)
                 group.aggregated = True
                 credits_ |= self._credits(before, group.shared, given)
+            except JournalError:
+                raise
             except ConsiliumError as error:
                 self.ensemble = []
                 notes.append(f"{self.name}: contributions not merged, the arrays stay: {error}")

@@ -23,7 +23,7 @@ import tomlkit
 from protocol.errors import ConsiliumError, RunError
 from server.contact import ask
 from server.environment import quiet_environment
-from simulations.descendants import descendants, end
+from simulations.descendants import descendants, end, working_in
 
 PASSPHRASE = "a passphrase of the test only"  # noqa: S105
 _START_S = 120.0
@@ -37,6 +37,7 @@ class Deployed:
 
     folder: Path
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    port: int = 0
 
     @property
     def server(self) -> Path:
@@ -64,8 +65,8 @@ class Deployed:
         return ended.stdout
 
     def start(self, name: str, *arguments: object) -> None:
-        """Start a command that stays."""
-        with (self.folder / f"{name}.out").open("wb") as out:
+        """Start a command that stays; what it says is added to what one of that name has said before."""
+        with (self.folder / f"{name}.out").open("ab") as out:
             self.processes[name] = subprocess.Popen(  # noqa: S603  our own command
                 [sys.executable, "-m", "consilium", *map(str, arguments)],
                 cwd=self.folder,
@@ -75,6 +76,18 @@ class Deployed:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def start_server(self) -> None:
+        """Start the server; again on the port that it had, where it was started before."""
+        contact = self.server / "state" / "contact.json"
+        contact.unlink(missing_ok=True)  # one that was killed has left its own
+        self.start("server", "server", "up", self.server, "--port", self.port)
+        self.wait(contact.exists, "the server says how it is reached")
+        self.port = int(json.loads(contact.read_text(encoding="utf-8"))["port"])
+
+    def start_site(self, site: str) -> None:
+        """Start a site whose ``site.toml`` is filled in."""
+        self.start(site, "site", "up", self.kit(site))
 
     def status(self, run: str | None = None) -> dict[str, Any]:
         """What the server answers to ``status``; {} while it does not answer."""
@@ -145,7 +158,7 @@ class Deployed:
         for process in self.processes.values():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_STOP_S)
-        end(family, within_s=2.0)
+        end(family | working_in(self.folder), within_s=2.0)
         for process in self.processes.values():
             process.wait(_STOP_S)
 
@@ -166,13 +179,11 @@ def deployed(folder: Path, sites: Mapping[str, Mapping[str, Any]]) -> Iterator[D
     (folder / "federation.toml").write_text(tomlkit.dumps(federation), encoding="utf-8")
     at.consilium("provision", "federation.toml", "--out", "kits", "--passphrase-file", passphrase)
     try:
-        at.start("server", "server", "up", at.server, "--port", 0)
-        at.wait((at.server / "state" / "contact.json").exists, "the server says how it is reached")
-        port = json.loads((at.server / "state" / "contact.json").read_text(encoding="utf-8"))["port"]
+        at.start_server()
         for site, table in sites.items():
-            text = tomlkit.dumps({"name": site, "server": {"host": "127.0.0.1", "port": port}, **table})
+            text = tomlkit.dumps({"name": site, "server": {"host": "127.0.0.1", "port": at.port}, **table})
             (at.kit(site) / "site.toml").write_text(text, encoding="utf-8")
-            at.start(site, "site", "up", at.kit(site))
+            at.start_site(site)
         at.wait(lambda: at.online() == set(sites), "all sites are connected")
         yield at
     finally:

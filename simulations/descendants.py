@@ -30,6 +30,16 @@ def descendants(roots: Iterable[int]) -> set[int]:
     return family
 
 
+def working_in(folder: Path) -> set[int]:
+    """The running processes whose working folder it is, whoever started them; none where /proc is not."""
+    found = set()
+    for link in _PROC.glob("[0-9]*/cwd"):
+        with suppress(OSError):  # it ended meanwhile, or is another user's
+            if link.readlink() == folder.resolve():
+                found.add(int(link.parent.name))
+    return found & running().keys()
+
+
 def end(pids: AbstractSet[int], within_s: float) -> None:
     """Wait until these processes have ended; kill those that have not after `within_s` seconds."""
     deadline = time.monotonic() + within_s

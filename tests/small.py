@@ -6,6 +6,7 @@ Not a test.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from collab.collaboration import Collaboration
 from collab.settings import parse
 from server.federation import Terms, federate, to_toml
 from server.flwr_adapter import task_identity
+from server.runlog import EVENT_ROW, rows
 from simulations.local_engine import LocalGrid
 from simulations.simulate import ready
 
@@ -106,14 +108,19 @@ class Small:
         files = sorted(self.folder.rglob("*.safetensors"))
         return {str(file.relative_to(self.folder)): file.read_bytes() for file in files}
 
+    def log(self) -> list[dict[str, Any]]:
+        """Return the events of the run's journal, each with the instructions that followed."""
+        return [row.body for row in rows(self.folder) if row.kind == EVENT_ROW]
+
     def outcomes(self, site: str) -> list[str]:
         """Return what became of the site's assignments, in order of round and subtask."""
         return [row["outcome"] for row in self.summary["allocations"] if row["site"] == site]
 
     def everything(self) -> str:
         """Return all text that the run left, and all that a listener was told."""
-        files = [f for f in sorted(self.folder.rglob("*")) if f.suffix in {".json", ".jsonl", ".toml", ".md"}]
-        return "\n".join([*(f.read_text(encoding="utf-8") for f in files), repr(self.told)])
+        files = [f for f in sorted(self.folder.rglob("*")) if f.suffix in {".json", ".toml", ".md"}]
+        texts = [f.read_text(encoding="utf-8") for f in files]
+        return "\n".join([*texts, *(json.dumps(body) for body in self.log()), repr(self.told)])
 
 
 def scenario(made: Tables) -> Collaboration:

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from server.journal.disk import Disk
@@ -102,31 +103,27 @@ class Content:
                 raise JournalError(f"{self._path(ref)}: is gone; the run cannot go on")
 
     def sweep(self) -> None:
-        """Remove what has no use any more; the rows that say so must be on the disk.
-
-        Raises:
-            JournalError: it cannot be removed.
-        """
-        self._remove(self._path(ref) for ref in sorted(self._dropped))
+        """Remove what has no use any more; the rows that say so must be on the disk."""
+        for ref in sorted(self._dropped):
+            self._remove(self._path(ref))
         self._dropped.clear()
 
     def sweep_all(self) -> None:
-        """Remove everything that has no use: what a crash had left; raises as ``sweep``."""
+        """Remove everything that has no use: what a crash had left."""
         kept = {self._path(ref) for ref in self._uses}
-        self._remove(path for path in sorted(self._files()) if path not in kept)
+        for path in sorted(self._files()):
+            if path not in kept:
+                self._remove(path)
         self._dropped.clear()
 
     def clear(self) -> None:
-        """Remove everything: the run has ended; raises as ``sweep``."""
+        """Remove everything: the run has ended."""
         self._uses.clear()
         self.sweep_all()
 
-    def _remove(self, paths: Iterable[Path]) -> None:
-        for path in paths:
-            try:
-                self._disk.remove(path)
-            except OSError as error:
-                raise JournalError(f"{path}: cannot be removed ({error.strerror})") from None
+    def _remove(self, path: Path) -> None:
+        with suppress(OSError):  # it takes room and nothing else; a process that goes on tries again
+            self._disk.remove(path)
 
     def _files(self) -> Iterable[Path]:
         """Return what ``put`` may have written, finished or not; what else lies there is not ours."""

@@ -10,6 +10,7 @@ from protocol.errors import DataError
 from server.journal.disk import Disk
 
 FILE_NAME: Final = "journal.url"
+_APART: Final = "~"  # in no run's name
 _MAX_BYTES = 4096
 
 
@@ -22,7 +23,12 @@ class Elsewhere(NamedTuple):
 
 def choose(run: str, url: str) -> Elsewhere:
     """Return a place for the journal of a new run."""
-    return Elsewhere(url, f"{run}~{secrets.token_hex(8)}")
+    return Elsewhere(url, f"{run}{_APART}{secrets.token_hex(8)}")
+
+
+def run_at(name: str) -> str:
+    """Return the run that has this name in a database."""
+    return name.partition(_APART)[0]
 
 
 def find(folder: Path) -> Elsewhere | None:

@@ -27,7 +27,7 @@ from protocol.errors import RunError
 from protocol.messages import EvaluationRequest
 from protocol.records import pack
 from server.conductor import Conductor
-from server.courier import Letter, SimulatedCourier
+from server.courier import Letter
 from server.discovery import discover
 from server.federation import to_toml, with_sets
 from server.finale import merge_stats
@@ -37,6 +37,7 @@ from server.learner import Learner
 from server.learners import make
 from server.preparation import prepare
 from server.record import Record as RunRecord
+from server.simulated_courier import SimulatedCourier
 from server.spool import Spool
 from simulations.benchmarks.allocation_sites import Job, Size, collaboration_of
 from simulations.local_engine import run_locally

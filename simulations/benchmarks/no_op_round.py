@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import tomlkit
 
+from server.runlog import EVENT_ROW, rows
 from simulations.benchmarks.stock_round import stock_rounds
 from simulations.deployed import Deployed, deployed
 
@@ -91,8 +92,7 @@ def _our_rounds(at: Deployed, rounds: int) -> dict[str, list[float]]:
     file.write_text(tomlkit.dumps(terms), encoding="utf-8")
     at.consilium("submit", file, "--run", "noop", "--kit", at.server)
     at.await_end("noop", 600)
-    log = (at.server / "runs" / "noop" / "events.jsonl").read_text(encoding="utf-8").splitlines()
-    return _times([json.loads(line) for line in log])
+    return _times([row.body for row in rows(at.server / "runs" / "noop") if row.kind == EVENT_ROW])
 
 
 def _times(log: list[dict[str, Any]]) -> dict[str, list[float]]:

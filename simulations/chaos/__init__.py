@@ -1,1 +1,1 @@
-"""Kill anything: what a run survives, and what it comes to afterwards."""
+"""Chaos: processes of a real federation are killed at seeded moments, and what their runs come to."""

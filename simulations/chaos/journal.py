@@ -1,10 +1,10 @@
 """Every step of a run's journal, failed: killed before and after it, the power cut, the disk full or broken.
 
 A small run is carried out once on a disk that shows its folder before and after every step: what is there
-is what a process that is killed there leaves. Of what was not synced by then each end is taken away in turn, as a
-power cut would. From each such folder, and from what every kind of failed write leaves, the run is resumed in
-a fresh federation. It must end with the SHA-256 of every model that it has when nothing happens to it, with
-the same events, and no contribution in two aggregations.
+is what a process that is killed there leaves. Of what was not synced by then each end is taken away in
+turn, as a power cut would. From each such folder, and from what every kind of failed write leaves, the run is
+resumed in a fresh federation. It must end with the SHA-256 of every model that it has when nothing happens to
+it, with the same events, and no contribution in two aggregations.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ from protocol.records import parts_of, record_of
 from server.federation import Terms, federate, to_toml
 from server.flwr_adapter import task_identity
 from server.journal.disk import Disk
+from server.journal.states import Standing, standings
 from server.journal.store import JournalError
 from server.runlog import rows
-from simulations.chaos.disks import FAULTS, CrashedDisk, FailingDisk, WatchedDisk
+from simulations.chaos.disks import FAULTS, CrashedDisk, FailingDisk, Fault, WatchedDisk
 from simulations.local_engine import LocalGrid
 from simulations.simulate import ready
 
@@ -96,16 +97,18 @@ class Memo:
 
 @dataclass(frozen=True)
 class Ending:
-    """What a run came to: the SHA-256 of its models, and its events."""
+    """What a run came to: the SHA-256 of its models, its events, and what became of each assignment."""
 
     models: Mapping[str, str]
     events: tuple[str, ...]
+    standings: Mapping[str, Standing]
 
 
 @dataclass
 class Verdict:
-    """How many crash points were tried, how many different folders they left, and what was found."""
+    """How many points were tried, how many different folders they left to go on from, and what was found."""
 
+    steps: Counter[str] = field(default_factory=Counter)
     points: Counter[str] = field(default_factory=Counter)
     folders: int = 0
     failures: list[str] = field(default_factory=list)
@@ -119,18 +122,20 @@ class Proof:
         scratch: an empty folder.
         tables: the collaboration.
         every: try each step of so many; 1 tries all.
+        faults: what else than crashes is tried.
     """
 
     scratch: Path
     tables: Mapping[str, Any] = field(default_factory=lambda: TABLES)
     every: int = 1
+    faults: Sequence[Fault] = FAULTS
     verdict: Verdict = field(default_factory=Verdict)
 
     def __post_init__(self) -> None:
         self._app = Memo()
         self._terms: Collaboration = ready(parse(dict(self.tables), "chaos"), Path())
         self._seen: set[str] = set()
-        self._undisturbed = Ending({}, ())
+        self._undisturbed = Ending({}, (), {})
         self._numbers = iter(range(10**9))
 
     def run(self, tell: Callable[[str], None] = lambda _: None) -> Verdict:
@@ -139,12 +144,13 @@ class Proof:
         watched = WatchedDisk(reference)
         self._federate(reference, watched)
         self._undisturbed = _ending(reference)
-        steps = len(watched.steps)
-        tell(f"{steps} steps: {dict(Counter(watched.steps))}")
+        self.verdict.steps = Counter(watched.steps)
+        tell(f"{len(watched.steps)} steps: {dict(self.verdict.steps)}")
         self._crashes(tell)
-        for fault in FAULTS:
-            for at in range(next(self._numbers) % self.every, steps, self.every):
-                self._fault(at, fault)
+        for fault in self.faults:
+            for at in range(next(self._numbers) % self.every, len(watched.steps), self.every):
+                if fault != "short" or watched.steps[at] == "write":
+                    self._fault(at, fault)
             tell(f"{fault}: {self.verdict.points[fault]} steps, {len(self.verdict.failures)} failures")
         return self.verdict
 
@@ -176,15 +182,21 @@ class Proof:
             self._resume(about, copy)
             shutil.rmtree(copy.parent)
 
-    def _fault(self, at: int, fault: Any) -> None:
+    def _fault(self, at: int, fault: Fault) -> None:
         self.verdict.points[fault] += 1
         folder = self.scratch / f"fault-{next(self._numbers)}" / RUN
         about = f"{fault} at step {at}"
+        disk = FailingDisk(folder, at=at, fault=fault)
         try:
-            self._federate(folder, FailingDisk(folder, at=at, fault=fault))
-            self.verdict.failures.append(f"{about}: the run went on as if nothing had happened")
+            self._federate(folder, disk)
+            if disk.steps[at] == "remove":  # what is not removed takes room and nothing else
+                self._check(about, folder)
+            else:
+                self.verdict.failures.append(f"{about}: the run went on as if nothing had happened")
         except JournalError:
-            self._resume(about, folder)
+            if (mark := _mark(folder)) not in self._seen:
+                self._seen.add(mark)
+                self._resume(about, folder)
         except (ConsiliumError, OSError) as error:
             self.verdict.failures.append(f"{about}: {type(error).__name__}: {error}")
         shutil.rmtree(folder.parent, ignore_errors=True)
@@ -194,17 +206,19 @@ class Proof:
         self.verdict.folders += 1
         try:
             self._federate(folder, Disk())
-            found = _ending(folder)
         except (ConsiliumError, OSError) as error:
             self.verdict.failures.append(f"{about}: {type(error).__name__}: {error}")
             return
+        self._check(about, folder)
+
+    def _check(self, about: str, folder: Path) -> None:
+        found = _ending(folder)
         if found.models != self._undisturbed.models:
             self.verdict.failures.append(f"{about}: other models")
         if found.events != self._undisturbed.events:
             self.verdict.failures.append(f"{about}: other events")
-        twice = [key for key, count in _merged(folder).items() if count > 1]
-        if twice:
-            self.verdict.failures.append(f"{about}: merged twice: {twice}")
+        if found.standings != self._undisturbed.standings:
+            self.verdict.failures.append(f"{about}: not every contribution came to where it should")
 
     def _federate(self, folder: Path, disk: Disk) -> None:
         sites = len(self._terms.sites)
@@ -218,13 +232,7 @@ def _ending(folder: Path) -> Ending:
     files = sorted(folder.rglob("*.safetensors"))
     models = {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
     events = tuple(repr(sorted(row.body.items())) for row in rows(folder) if row.kind == "event")
-    return Ending(models, events)
-
-
-def _merged(folder: Path) -> Counter[str]:
-    """Return how often each contribution was merged."""
-    merges = (row.body["assignments"] for row in rows(folder) if row.kind == "aggregated")
-    return Counter(key for keys in merges for key in keys)
+    return Ending(models, events, standings(rows(folder), RUN))
 
 
 def _mark(folder: Path) -> str:

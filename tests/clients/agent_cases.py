@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from flwr.app import Context, Message, RecordDict
 from clients import agent as agent_module
 from clients import upkeep
 from clients.agent import Agent
+from clients.bench import Memory
 from clients.bench_work import Work
 from clients.flwr_adapter import Job, identity
 from clients.kit import SiteKit, load_kit
@@ -74,7 +75,7 @@ class Obedient:
 
     site_toml: Path
     logs: Path
-    memory_of: Callable[[str], Mapping[str, bytes]]
+    memory: Memory
     finished: Callable[[Work], None]
     auto: RecordDict | None = None
     puts: list[Work] = field(default_factory=list)
@@ -83,15 +84,17 @@ class Obedient:
     worker: int | None = None
     closed: bool = False
     broken: bool = False
-    kept: list[tuple[str, int]] = field(default_factory=list)
-    forgotten: int = 0
+    kept: list[str] = field(default_factory=list)
+    served: list[tuple[str, int]] = field(default_factory=list)
 
-    def get(self, asked: bytes) -> Work | None:
+    def get(self, asked: bytes, previous: bytes = b"") -> Work | None:
         """As a bench's."""
-        return self.works.get(asked)
+        work = self.works.get(asked)
+        return work if work is not None and work.previous == previous else None
 
     def put(self, work: Work) -> Work:
-        """As a bench's."""
+        """As a bench's, whose worker takes it up at once."""
+        self.memory.turn(work.run, work.previous)
         self.puts.append(work)
         self.works[work.asked] = work
         if self.auto is not None:
@@ -103,7 +106,7 @@ class Obedient:
         work.answer, work.changed, work.state = parts_of(answer), changed or {}, "done"
         self.finished(work)
         if work.refusal is None:
-            self.works.pop(work.asked)
+            self.works.pop(work.asked, None)
         work.done.set()
 
     def end(self, work: Work, state: Any, why: str = "") -> None:
@@ -117,13 +120,15 @@ class Obedient:
             self.end(self.works[asked], "cancelled", "the server no longer wants it")
         return asked in self.works
 
-    def keep_only(self, run: str, lease: int) -> None:
+    def keep_only(self, run: str) -> None:
         """As a bench's."""
-        self.kept.append((run, lease))
+        self.kept.append(run)
 
-    def forget(self) -> None:
+    def serve(self, run: str, lease: int) -> None:
         """As a bench's."""
-        self.forgotten += 1
+        self.served.append((run, lease))
+        for work in self.works.values():
+            work.serves = max(work.serves, lease)
 
     def close(self) -> None:
         """As a bench's."""

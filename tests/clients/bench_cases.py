@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from flwr.app import RecordDict
 from clients import worker_line
 from clients.bench import Bench
 from clients.bench_work import Work
+from protocol.errors import StateError
 
 WAIT_S = 20.0
 
@@ -27,6 +29,26 @@ def until(holds: Callable[[], object], what: str = "it") -> None:
         time.sleep(0.005)
 
 
+@dataclass
+class Book:
+    """In the place of a ledger: what the desk remembers, in whatever version."""
+
+    desk: Desk
+
+    def turn(self, run: str, version: bytes) -> None:
+        """Refuse a version that the desk does not have."""
+        if version == self.desk.lacks:
+            raise StateError("not here")
+
+    def memory(self, run: str, version: bytes) -> dict[str, bytes]:
+        """What the ledger would say."""
+        self.turn(run, version)
+        if self.desk.fail is not None:
+            raise self.desk.fail
+        self.desk.told += 1
+        return dict(self.desk.memory.get(run, {}))
+
+
 class Desk:
     """A bench with a worker that obeys, and what it was told to keep."""
 
@@ -37,13 +59,10 @@ class Desk:
         self.fail: Exception | None = None
         self.kept: list[Work] = []
         (folder / "logs").mkdir()
-        self.bench = Bench(folder / "site.toml", folder / "logs", self.memory_of, self.finished)
-
-    def memory_of(self, run: str) -> dict[str, bytes]:
-        """What the ledger would say."""
-        if self.fail is not None:
-            raise self.fail
-        return dict(self.memory.get(run, {}))
+        self.versions: dict[str, bytes] = {}
+        self.lacks: bytes | None = None
+        self.told = 0
+        self.bench = Bench(folder / "site.toml", folder / "logs", Book(self), self.finished)
 
     def finished(self, work: Work) -> None:
         """What the agent would do with a result."""
@@ -59,10 +78,13 @@ class Desk:
         for key, value in work.changed.items():
             if value is None:
                 known.pop(key, None)
+        self.versions[work.run] = work.asked
 
     def put(self, kind: str, run: str = "r", name: str = "") -> Work:
-        """Ask for some work."""
-        return self.bench.put(Work(run, kind, "task", self.digest(kind, name), (name.encode(),)))
+        """Ask for some work, from what the last one left behind; its kind moves the memory."""
+        work = Work(run, f"train.{kind}", "task", self.digest(kind, name), (name.encode(),))
+        work.previous = self.versions.get(run, b"")
+        return self.bench.put(work)
 
     @staticmethod
     def digest(kind: str, name: str = "") -> bytes:

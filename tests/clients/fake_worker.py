@@ -43,7 +43,8 @@ def _work(
     sock: socket.socket, folder: Path, head: dict[str, Any], blobs: list[bytes], memory: dict[str, bytes]
 ) -> None:
     asked = head["asked"]
-    match head["kind"]:
+    kind = head["kind"].removeprefix("train.")
+    match kind:
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
         case "die.once" if not (folder / "died").exists():
@@ -60,7 +61,7 @@ def _work(
             sock.sendall(struct.pack(">I", 3) + b"???")
             time.sleep(30)
         case "mute" | "deaf":
-            _hang(sock, asked if head["kind"] == "deaf" else "")
+            _hang(sock, asked if kind == "deaf" else "")
         case "slow":
             frames.send(sock, {"op": "progress", "asked": asked, "share": 0.25})
             frames.send(sock, {"op": "progress", "asked": "ff" * 32, "share": 0.9})  # of some other work
@@ -71,7 +72,7 @@ def _work(
     said = {"op": "done", "asked": asked, "parts": 2, "keys": ["count"], "gone": ["old"]}
     counters = {"counters": {"pid": os.getpid()}}
     frames.send(sock, said | counters, [told, blobs[0][:9] if blobs else b"", memory["count"]])
-    if head["kind"] == "numb":
+    if kind == "numb":
         time.sleep(60)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from clients.ledger import Ledger, Result
 
 LONG = 100_000  # bytes that lie in a file of their own
 DAY_S = 86_400.0
+KIND = "train.weights"
 ASKED = b"\x00'%\xff" * 8
 
 
@@ -28,6 +29,24 @@ def opened(folder: Path, mib: int = 64, clock: Callable[[], float] | None = None
         yield made
     finally:
         made.close()
+
+
+def commit(
+    book: Ledger,
+    run: str,
+    name: bytes,
+    given: Result,
+    memory: Mapping[str, bytes | None],
+    parent: bytes | None = None,
+    *,
+    kind: str = KIND,
+    lease: int = 99,
+) -> None:
+    """Keep a result from a version, or from the one that the memory has."""
+    if parent is None:
+        row = book._db.execute("SELECT head FROM heads WHERE run = ?", (run,)).fetchone()
+        parent = row[0] if row else b""
+    book.commit(run, kind, name, given, memory, parent=parent, lease=lease)
 
 
 def blobs(folder: Path) -> set[str]:

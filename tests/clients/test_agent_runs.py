@@ -12,15 +12,12 @@ from flwr.app import ConfigRecord, RecordDict
 from clients import serving
 from protocol.errors import RunError
 from protocol.messages import EvaluationRequest, SubtaskQuery
-from protocol.records import HEAD, attach, pack, parts_of
-from protocol.work import POLL, Poll
+from protocol.records import HEAD, attach, pack
 from tests.clients.agent_cases import (
-    ASKED,
     QUERY,
     TASK,
     WEIGHTS,
     Desk,
-    contribution,
     desk,
     kits,
     receipt,
@@ -35,65 +32,6 @@ def _round(number: int, **changes: Any) -> Any:
     return QUERY.model_copy(update={"round": number, **changes})
 
 
-def _train(desk: Desk, asked: Any, lease: int) -> RecordDict:
-    """Ask for a round, have it worked on as a site that counts in its memory, and return the answer."""
-    before = len(desk.bench.puts)
-    answer = desk.ask(asked, task=asked.id, lease=lease)
-    if len(desk.bench.puts) > before:
-        count = int(desk.agent.ledger.memory("r").get("count", b"0")) + 1
-        desk.bench.finish(
-            desk.bench.puts[-1],
-            contribution(round=asked.round, model=f"after-{count - 1}"),
-            {"count": str(count).encode(), f"round-{count}": b"x", f"round-{count - 1}": None},
-        )
-        answer = desk.ask(asked, task=asked.id, lease=lease)
-    return desk.open(answer)[1]
-
-
-def test_a_run_that_begins_anew_meets_the_memory_of_its_rounds(desk: Desk) -> None:
-    """Rounds that are asked for again are not trained again, and the next is trained from what they left."""
-    first = [parts_of(_train(desk, _round(number), 1)) for number in (1, 2, 3)]
-    assert desk.agent.ledger.memory("r") == {"count": b"3", "round-3": b"x"}
-    again = [parts_of(_train(desk, _round(number), 2)) for number in (1, 2)]
-    assert again == first[:2]
-    assert len(desk.bench.puts) == 3
-    assert desk.agent.ledger.memory("r") == {"count": b"2", "round-2": b"x"}
-    assert desk.bench.forgotten == 4  # two new processes, two results that changed the memory again
-    other = parts_of(_train(desk, _round(3, model="other"), 2))
-    assert other == parts_of(contribution(round=3, model="after-2"))
-    assert len(desk.bench.puts) == 4
-    assert desk.agent.ledger.memory("r") == {"count": b"3", "round-3": b"x"}
-
-
-def test_a_new_process_that_asks_for_something_else_trains_from_nothing(desk: Desk) -> None:
-    """And not from what the one before it left."""
-    for number in (1, 2):
-        _train(desk, _round(number), 1)
-    said = _train(desk, _round(1, model="other"), 2)
-    assert parts_of(said) == parts_of(contribution(round=1, model="after-0"))
-
-
-def test_a_result_that_is_polled_for_is_the_memorys_too(desk: Desk) -> None:
-    """Once for a process of the server, however it asks."""
-    _train(desk, QUERY, 1)
-    for _ in range(2):
-        desk.open(desk.ask(Poll(asked=ASKED.hex(), hold_s=0), POLL, lease=2))
-        assert desk.agent.ledger.memory("r")["count"] == b"1"
-    assert desk.bench.forgotten == 3
-
-
-def test_work_for_a_process_that_was_replaced_is_not_kept(desk: Desk) -> None:
-    """It ends as failed, and what the next one asks is done by itself."""
-    desk.ask(QUERY)
-    late = desk.bench.puts[0]
-    desk.bench.works.clear()  # as a bench that no longer keeps it
-    desk.ask(QUERY, lease=2)
-    with pytest.raises(RunError):
-        desk.bench.finish(late, contribution(), {"count": b"9"})
-    assert desk.agent.ledger.memory("r") == {}
-    assert [work.lease for work in desk.bench.puts] == [1, 2]
-
-
 def test_the_bench_is_cleared_for_the_run_at_hand(desk: Desk) -> None:
     """By each message of it, and by one of another run; not by a late one of the run before."""
     other = QUERY.model_copy(update={"run": "s"})
@@ -101,20 +39,22 @@ def test_the_bench_is_cleared_for_the_run_at_hand(desk: Desk) -> None:
     desk.ask(QUERY, lease=2)
     desk.ahead_s += 1
     desk.ask(other, run="s", task=other.id)
-    assert desk.bench.kept == [("r", 1), ("r", 2), ("s", 1)]
+    assert desk.bench.kept == ["r", "r", "s"]
     desk.ahead_s -= 0.5
     desk.ask(QUERY, lease=2)
-    assert desk.bench.kept == [("r", 1), ("r", 2), ("s", 1)]
+    assert desk.bench.kept == ["r", "r", "s"]
     desk.ask(other, run="s", task=other.id)
     desk.ask(other, run="s", task=other.id, lease=2)
-    assert desk.bench.kept[3:] == [("s", 1), ("s", 2)]
+    assert desk.bench.kept[3:] == ["s", "s"]
+    assert desk.bench.served == [("r", 1), ("r", 2), ("s", 1), ("r", 2), ("s", 1), ("s", 2)]
 
 
 def test_a_process_that_was_replaced_clears_nothing(desk: Desk) -> None:
     """It is refused before."""
     desk.ask(QUERY, lease=3)
     desk.ask(QUERY, lease=2)
-    assert desk.bench.kept == [("r", 3)]
+    assert desk.bench.kept == ["r"]
+    assert desk.bench.puts[0].serves == 3
 
 
 # What a question is about.
@@ -165,6 +105,18 @@ def test_a_seal_that_speaks_of_its_body_is_heeded(desk: Desk, said: Any, header:
     assert receipt(desk, desk.ask(said, **header)).state == "waiting"
 
 
+def test_what_is_over_is_forgotten_now_and_then(desk: Desk) -> None:
+    """Once in an hour, without any message."""
+    forgot = list[int]()
+    desk.agent.upkeep._forget = lambda: forgot.append(1)
+    desk.agent.tend()
+    assert not forgot
+    desk.agent.upkeep.forgot_at -= 3601
+    desk.agent.tend()
+    desk.agent.tend()
+    assert forgot == [1]
+
+
 # What goes wrong beside the messages.
 
 
@@ -180,7 +132,7 @@ def test_a_full_disk_does_not_end_the_agent(desk: Desk, caplog: pytest.LogCaptur
         patch.setattr("clients.upkeep.replace", full)
         for _ in range(3):
             desk.agent.tend()
-    assert [r.message for r in caplog.records] == ["counters or roster could not be written: OSError"]
+    assert [r.message for r in caplog.records] == ["counters, roster or ledger could not be written: OSError"]
     desk.agent.tend()
     assert json.loads(path.read_text()) == {"data_loads": 1}
 

@@ -97,27 +97,89 @@ def test_what_another_run_left_does_not_keep_the_next_waiting(desk: Desk) -> Non
     desk.bench._heed_s = 0.3
     old, waiting = desk.put("deaf"), desk.put("echo")
     until(lambda: old.state == "working")
-    desk.bench.keep_only("r", 2)
+    desk.bench.keep_only("s")
     assert waiting.state == "cancelled"
     assert desk.bench.get(old.asked) is None
-    new = desk.bench.put(Work("r", "echo", "task", waiting.asked, (b"",), 2))
+    new = desk.bench.put(Work("s", "echo", "task", waiting.asked, (b"",)))
     assert new is not waiting
     assert new.done.wait(WAIT_S)
     assert (old.state, new.state) == ("cancelled", "done")
-    desk.bench.keep_only("r", 2)
-    assert desk.do("fail").state == "failed"
-    desk.bench.keep_only("s", 1)
-    assert desk.bench.get(desk.digest("fail")) is None
+    desk.bench.keep_only("s")
+    failed = desk.do("fail", run="s")
+    assert desk.bench.get(failed.asked, failed.previous) is failed
+    desk.bench.keep_only("r")
+    assert desk.bench.get(failed.asked, failed.previous) is None
 
 
-def test_memory_that_changed_otherwise_is_told_anew(desk: Desk) -> None:
-    """The worker goes on from it."""
+def test_what_the_next_process_of_the_server_does_not_ask_for_gives_way(desk: Desk) -> None:
+    """The same question goes on and counts for it; another one ends it. A failure may be asked for again."""
+    desk.bench._heed_s = 0.3
+    failed = desk.do("fail")
+    old = desk.put("deaf")
+    until(lambda: old.state == "working")
+    desk.bench.serve("r", 2)
+    desk.bench.serve("s", 9)
+    desk.bench.serve("r", 1)
+    assert old.serves == 2
+    assert desk.bench.get(failed.asked) is None
+    assert desk.put("deaf") is old
+    assert not old.unwanted
+    new = desk.bench.put(Work("r", "echo", "task", b"n" * 32, (b"",), 2))
+    assert new.done.wait(WAIT_S)
+    assert (old.state, old.stale, new.state) == ("cancelled", True, "done")
+    assert old not in desk.kept
+
+
+def test_the_same_process_may_ask_for_two_things(desk: Desk) -> None:
+    """They are done in turn, whichever run a late message is of."""
+    first, second = desk.put("slow"), desk.put("echo")
+    until(lambda: first.state == "working")
+    late = desk.bench.put(Work("before", "echo", "task", b"l" * 32, (b"",), 7))
+    assert not first.unwanted
+    assert not second.unwanted
+    desk.bench.cancel(first.asked)
+    assert late.done.wait(WAIT_S)
+    assert [work.state for work in (first, second, late)] == ["done", "done", "done"]
+
+
+def test_the_same_question_from_another_memory_is_other_work(desk: Desk) -> None:
+    """What was worked on from the first one is not waited for."""
+    desk.bench._heed_s = 0.3
+    old = desk.put("deaf")
+    until(lambda: old.state == "working")
+    assert desk.bench.get(old.asked, b"v" * 32) is None
+    new = desk.bench.put(Work("r", "echo", "task", old.asked, (b"",), previous=b"v" * 32))
+    assert new is not old
+    assert desk.bench.get(new.asked, b"v" * 32) is new
+    assert new.done.wait(WAIT_S)
+    assert (old.state, new.state) == ("cancelled", "done")
+
+
+def test_the_worker_is_told_the_memory_of_another_version(desk: Desk) -> None:
+    """And not that of the version which it left behind itself, or had before a query that changed it."""
     assert said(desk.do("echo", name="1")) == {"count": "1"}
-    desk.memory["r"] = {"count": b"7"}
     assert said(desk.do("echo", name="2")) == {"count": "2"}
-    desk.memory["r"] = {"count": b"7"}
-    desk.bench.forget()
+    assert desk.told == 1
+    desk.memory["r"], desk.versions["r"] = {"count": b"7"}, b"v" * 32
     assert said(desk.do("echo", name="3")) == {"count": "8"}
+    assert desk.told == 2
+    at = desk.versions["r"]
+    looked = desk.bench.put(Work("r", "query.echo", "task", b"q" * 32, (b"",), previous=at))
+    assert looked.done.wait(WAIT_S)
+    desk.memory["r"], desk.versions["r"] = {"count": b"8"}, at  # what a query changed is not kept
+    assert said(desk.do("echo", name="4")) == {"count": "9"}
+    assert desk.told == 3
+
+
+def test_work_from_a_memory_that_is_not_here_is_refused(desk: Desk) -> None:
+    """Before the worker hears of it; that one goes on."""
+    desk.do("echo", name="1")
+    worker, desk.lacks = desk.bench.worker, desk.versions["r"]
+    work = desk.do("echo", name="2")
+    assert (work.state, work.code, work.why) == ("failed", "state", "not here")
+    desk.lacks = None
+    assert said(desk.do("echo", name="3")) == {"count": "2"}
+    assert desk.bench.worker == worker
 
 
 def test_work_shows_nothing_of_its_content() -> None:

@@ -11,14 +11,14 @@ import pytest
 
 from clients.ledger import Ledger
 from protocol.errors import EquivocationError, RunError
-from tests.clients.ledger_cases import ASKED, LONG, Failing, blobs, opened, result
+from tests.clients.ledger_cases import ASKED, LONG, Failing, blobs, commit, opened, result
 
 
 def test_a_result_survives_reopening_bit_by_bit(tmp_path: Path) -> None:
     """Short and long parts, an empty one, and bytes that are no text, under a key of bytes."""
     given = result(b"1", b"", os.urandom(LONG), b"\x00\x01", os.urandom(LONG + 1))
     with opened(tmp_path) as book:
-        book.commit("r", "train.weights", ASKED, given, {})
+        commit(book, "r", ASKED, given, {})
         assert book.result("r", ASKED) == given
     with opened(tmp_path) as book:
         assert book.result("r", ASKED) == given
@@ -30,9 +30,9 @@ def test_the_memory_changes_key_by_key_and_run_by_run(tmp_path: Path) -> None:
     """A key is put anew, put for the first time, or dropped; other runs are left alone."""
     long = os.urandom(LONG)
     with opened(tmp_path) as book:
-        book.commit("r", "k", b"1", result(b"a"), {"local": b"old", "gone": long})
-        book.commit("s", "k", b"2", result(b"b"), {"local": b"other run"})
-        book.commit("r", "k", b"3", result(b"c"), {"local": long, "gone": None, "new": b"\x00"})
+        commit(book, "r", b"1", result(b"a"), {"local": b"old", "gone": long})
+        commit(book, "s", b"2", result(b"b"), {"local": b"other run"})
+        commit(book, "r", b"3", result(b"c"), {"local": long, "gone": None, "new": b"\x00"})
     with opened(tmp_path) as book:
         assert book.memory("r") == {"local": long, "new": b"\x00"}
         assert book.memory("s") == {"local": b"other run"}
@@ -47,7 +47,9 @@ def test_the_book_is_synced_with_each_transaction(tmp_path: Path) -> None:
     assert (tmp_path / "blobs").stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.parametrize("statement", ["INSERT OR REPLACE INTO results", "INSERT INTO memory", "COMMIT"])
+@pytest.mark.parametrize(
+    "statement", ["INSERT INTO results", "INSERT INTO memory", "INSERT OR REPLACE INTO heads", "COMMIT"]
+)
 def test_a_commit_that_fails_leaves_nothing(tmp_path: Path, statement: str) -> None:
     """Between the file and the row, between result and memory, or at the last moment; then it goes on."""
 
@@ -56,16 +58,16 @@ def test_a_commit_that_fails_leaves_nothing(tmp_path: Path, statement: str) -> N
 
     before, after = result(b"before"), result(b"x", os.urandom(LONG))
     with opened(tmp_path) as book:
-        book.commit("r", "k", b"1", before, {"local": b"before"})
+        commit(book, "r", b"1", before, {"local": b"before"})
         real = book._db
         book._db = Failing(real, statement, fail)  # type: ignore[assignment]
         book._make_room = lambda *_: None  # type: ignore[method-assign]  it commits a transaction of its own
         with pytest.raises(sqlite3.OperationalError):
-            book.commit("r", "k", b"2", after, {"local": b"after", "new": b"n"})
+            commit(book, "r", b"2", after, {"local": b"after", "new": b"n"})
         book._db = real
         assert book.result("r", b"2") is None
         assert book.memory("r") == {"local": b"before"}
-        book.commit("r", "k", b"2", after, {"local": b"after", "new": b"n"})
+        commit(book, "r", b"2", after, {"local": b"after", "new": b"n"})
         assert book.result("r", b"2") == after
         assert book.memory("r") == {"local": b"after", "new": b"n"}
 
@@ -107,16 +109,16 @@ def test_a_site_that_is_killed_at_any_step_has_both_or_neither(tmp_path: Path) -
     parts, value = os.urandom(LONG), os.urandom(LONG)
     old, new = result(b"old"), result(parts, b"short")
 
-    def commit(book: Ledger) -> None:
-        book.commit("r", "k", b"2", new, {"local": value})
+    def act(book: Ledger) -> None:
+        commit(book, "r", b"2", new, {"local": value})
 
     seen = set()
     for step in range(100):
         folder = tmp_path / str(step)
         folder.mkdir()
         with opened(folder) as book:
-            book.commit("r", "k", b"1", old, {"local": b"old"})
-        killed = _killed_at(step, folder, commit)
+            commit(book, "r", b"1", old, {"local": b"old"})
+        killed = _killed_at(step, folder, act)
         with opened(folder) as book:
             found = book.result("r", b"2"), book.memory("r")
             assert found in [(None, {"local": b"old"}), (new, {"local": value})]
@@ -144,14 +146,18 @@ def test_a_replaced_server_process_is_no_longer_heard(tmp_path: Path) -> None:
 
 
 def test_one_assignment_asks_for_one_thing(tmp_path: Path) -> None:
-    """Two digests under one id are equivocation, but for the next process of the server."""
+    """Two digests under one id are equivocation, whichever process of the server asks."""
     about = ("r", "train.weights", "r/1/risk/north/1")
     with opened(tmp_path) as book:
-        book.note_ask(*about, 1, b"a" * 32)
-        book.note_ask(*about, 1, b"a" * 32)
+        book.note_ask(*about, b"a" * 32)
+        book.note_ask(*about, b"a" * 32)
+        book.note_ask("r", "train.finish", about[2], b"c" * 32)
+        book.note_ask("s", *about[1:], b"d" * 32)
+        book.fence("r", 2)
         with pytest.raises(EquivocationError, match=r"two things as one train\.weights of 'r/1/risk"):
-            book.note_ask(*about, 1, b"b" * 32)
-        book.note_ask(*about, 2, b"b" * 32)
-        book.note_ask("r", "train.finish", about[2], 1, b"c" * 32)
-    with opened(tmp_path) as book, pytest.raises(EquivocationError):
-        book.note_ask(*about, 2, b"a" * 32)
+            book.note_ask(*about, b"b" * 32)
+    with opened(tmp_path) as book:
+        book.fence("r", 3)
+        with pytest.raises(EquivocationError):
+            book.note_ask(*about, b"b" * 32)
+        book.note_ask(*about, b"a" * 32)

@@ -26,6 +26,7 @@ from protocol.bounds import Frozen
 from protocol.header import digest
 from protocol.messages import Assignment, EvaluationRequest, Refusal, SubtaskQuery
 from protocol.records import pack, parts_of, record_of, unpack
+from protocol.work import moves
 from tests.clients.bench_cases import WAIT_S, until
 from tests.clients.warm_cases import RISK, first, ready, write_site
 
@@ -39,11 +40,14 @@ class Resident:
     bench: Bench
     ledger: Ledger
     site: Path
+    versions: dict[str, bytes]
 
     def put(self, kind: str, request: Frozen, arrays: dict[str, Any] | None = None, run: str = "r") -> Work:
-        """Ask for some work."""
+        """Ask for some work, from the memory that the last one left behind."""
         parts = parts_of(pack(request, arrays))
-        return self.bench.put(Work(run, kind, "task", digest([kind.encode(), *parts])[0], parts))
+        work = Work(run, kind, "task", digest([kind.encode(), *parts])[0], parts)
+        work.previous = self.versions.get(run, b"")
+        return self.bench.put(work)
 
     def do(
         self, kind: str, request: Frozen, arrays: dict[str, Any] | None = None, run: str = "r"
@@ -65,10 +69,13 @@ def resident(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Resident]:
 
     def keep(work: Work) -> None:
         result = Result(work.kind, work.task, work.answer)
-        ledger.commit(work.run, work.kind, work.asked, result, work.changed)
+        ledger.commit(work.run, work.kind, work.asked, result, work.changed, parent=work.previous)
+        if moves(work.kind):
+            versions[work.run] = work.asked
 
-    bench = Bench(site, folder / "logs", ledger.memory, keep)
-    yield Resident(bench, ledger, site)
+    versions: dict[str, bytes] = {}
+    bench = Bench(site, folder / "logs", ledger, keep)
+    yield Resident(bench, ledger, site, versions)
     bench.close()
     ledger.close()
 

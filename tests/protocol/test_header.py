@@ -47,6 +47,7 @@ GOLDEN = (
     "0020000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"
     "0000"
     "00080000000000000001"
+    "0000"
 )
 
 
@@ -63,8 +64,8 @@ def test_the_signature_is_frozen() -> None:
     world = World()
     signature = world.key("server").sign(b"consilium/envelope/v1\0" + HEADER.encode())
     assert signature.hex() == (
-        "206c34af2ede9b9406501f8a7f1e6e96735875062de3f4ce352aeb4063698564"
-        "9ceb95070a4798ce2417394af3c75ef01be293fc4b940d25eccbcabcf6fc7609"
+        "4180e2c0768d518c09a5ba589d0b97cacd306a9c9ecdd75334c92f13b3879017"
+        "665f7647a15bea0dbc5d5a5d6db810d065ab639892c9eb6f91907da1035d2c09"
     )
     made = HEADER.model_copy(update={"body_bytes": digest(PARTS)[1], "body_digest": digest(PARTS)[0]})
     signature = world.key("server").sign(b"consilium/envelope/v1\0" + made.encode())
@@ -108,6 +109,7 @@ def test_a_changed_header_is_another_one(at: int, value: int) -> None:
         ("nonce", b"short"),
         ("body_digest", b""),
         ("answers", b"x" * 31),
+        ("previous", b"x" * 33),
         ("version", 2),
     ],
 )
@@ -125,7 +127,9 @@ def test_the_longest_header_is_read() -> None:
     """Every header that can be made is short enough to be read."""
     name = "n" * 64
     names = dict.fromkeys(("federation", "run", "kind", "sender", "recipient"), name)
-    longest = HEADER.model_copy(update={**names, "task": "t" * 400, "answers": b"a" * 32})
+    longest = HEADER.model_copy(
+        update={**names, "task": "t" * 400, "answers": b"a" * 32, "previous": b"p" * 32}
+    )
     assert decode(longest.encode()) == longest
     assert len(longest.encode()) < MAX_HEADER_BYTES
 

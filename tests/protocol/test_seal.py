@@ -102,6 +102,7 @@ def _field_swaps(one: Seal, two: Seal) -> Iterator[Seal]:
         "issued_at_ms": header.issued_at_ms + 1,
         "expires_at_ms": header.expires_at_ms + 1,
         "answers": b"a" * 32,
+        "previous": b"p" * 32,
         "body_digest": digest([b"x"])[0],
         "body_bytes": 1,
     }

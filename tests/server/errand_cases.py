@@ -12,7 +12,7 @@ from protocol.bounds import Frozen
 from protocol.messages import Evaluation, LocalModel, Refusal
 from protocol.records import pack, parts_of, take_seal, unpack, with_seal
 from protocol.seal import Header
-from protocol.work import CANCEL, POLL, RECEIPT, Cancel, Poll, Receipt
+from protocol.work import CANCEL, POLL, RECEIPT, REFUSAL, Cancel, Poll, Receipt, moves, work_name
 from server.envelopes import Envelopes
 from server.errands import ErrandGrid, SiteWork
 from tests.protocol.seal_cases import World as Parties
@@ -68,6 +68,7 @@ class World:
         self.takes_not: set[str] = set()
         self.named = set(NODES)
         self.sent: list[Sent] = []
+        self.signatures: list[bytes] = []
         self.inbox: dict[str, list[Message]] = {}
         self.told: list[tuple[str, SiteWork]] = []
         self._verifiers = {name: self.parties.verifier(name) for name in NODES}
@@ -127,11 +128,16 @@ class World:
     def answer(
         self, sent: Sent, record: RecordDict | None = None, *, kind: str = KIND, **changes: Any
     ) -> Message:
-        """Have a site answer; ``changes`` replace what it says of it in the seal."""
+        """Have a site answer, with a memory that moved on; ``changes`` replace what its seal says."""
         record = evaluation(sent.site) if record is None else record
         signer = changes.pop("signer", self.parties.signer(changes.pop("by", sent.site)))
         given = {"run": RUN, "task": sent.header.task, "recipient": "server", "answers": sent.asked} | changes
-        sealed = with_seal(record, signer.seal(parts_of(record), kind=kind, **given))
+        if "previous" not in changes and kind not in (RECEIPT, REFUSAL):
+            after = work_name(RUN, kind, sent.asked)
+            given["previous"] = after if moves(kind) else sent.header.previous
+        seal = signer.seal(parts_of(record), kind=kind, **given)
+        self.signatures.append(seal.signature)
+        sealed = with_seal(record, seal)
         return self.put(sent, Message(sealed, reply_to=sent.message))
 
     def receipt(self, sent: Sent, state: str = "working", **more: Any) -> None:

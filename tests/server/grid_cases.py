@@ -11,7 +11,8 @@ from flwr.serverapp import Grid
 from collab.terms import SiteProfile
 from protocol.messages import Evaluation, LocalModel
 from protocol.records import pack, wire_bytes
-from server.courier import Letter, SimulatedCourier
+from server.courier import Letter
+from server.simulated_courier import SimulatedCourier
 
 NODES = {"east": 11, "north": 12, "west": 13}
 SITES = {node: site for site, node in NODES.items()}

@@ -11,9 +11,10 @@ from flwr.app import ConfigRecord, Error, Message, RecordDict
 from protocol.errors import ProtocolError
 from protocol.messages import Evaluation, Refusal
 from protocol.records import HEAD, pack, wire_bytes
-from server.courier import Arrival, Patience, WallCourier, gather, open_reply
+from server.courier import Arrival, Patience, gather, open_reply
 from server.flwr_adapter import task_identity
 from server.pulling import taken
+from server.wall_courier import WallCourier
 from tests.server.grid_cases import ASKED, NODES, SLOW, FakeGrid, answer, courier, drain, evaluation, letter
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,61 +13,25 @@ from flwr.serverapp import Grid
 from safetensors.numpy import load_file
 
 from clients.app import app as client_app
-from collab.data.locate import locate
-from collab.settings import parse, parse_toml, read_text
+from collab.settings import parse
 from server.federation import Terms, federate, to_toml
-from simulations.deployed import Deployed, deployed
+from simulations.deployed import Deployed
 from simulations.local_engine import run_locally
-from simulations.simulate import ready, scenario_path
+from tests.deployment_cases import COORDINATION, SITES, heart_terms, scenario
 
-SITES = ("cleveland", "hungarian", "va")
-KEPT = ("name", "seed", "subtasks", "allocation", "fusion")
-COORDINATION = {"sites": len(SITES), "quorum": 1.0, "deadline_s": 600}  # who takes part must not differ
 # What must not rise once a site is warm.
 LOADS = ("site_loads", "data_loads", "speed_measurements", "tensor_builds")
 
 
-def _scenario() -> dict[str, Any]:
-    path = scenario_path("heart")
-    return ready(parse(parse_toml(read_text(path), str(path)), str(path)), path.parent).model_dump(
-        mode="json", exclude_unset=True
-    )
-
-
-def _terms(rounds: int, **train: Any) -> dict[str, Any]:
-    """The heart collaboration for real sites."""
-    scenario = _scenario()
-    terms = {key: scenario[key] for key in KEPT if key in scenario}
-    terms["subtasks"]["heart"]["train"] |= train
-    return terms | {"rounds": rounds, "coordination": COORDINATION}
-
-
-def _site_tables() -> dict[str, dict[str, Any]]:
-    """What each hospital writes into its site.toml: its own file, as the scenario reads it."""
-    data = dict(_scenario()["data"]["heart"])
-    files = data.pop("files")
-    limits = {"memory_mib": 4096, "examples_per_s": 1000, "device": "cpu"}
-    egress = {"label_histogram": "exact", "models": True}
-    return {
-        site: {"data": {"heart": data | {"path": _located(files[site])}}, "limits": limits, "egress": egress}
-        for site in SITES
-    }
-
-
-def _located(path: str) -> str:
-    """Where a hospital's file lies, as a path that its site.toml can name."""
-    return str(locate(path, Path.cwd()).resolve())
-
-
 def _simulated(folder: Path, terms: dict[str, Any]) -> Path:
     """The same collaboration on the local engine, with the same files; the folder of its run."""
-    scenario = _scenario()
-    data = scenario["data"]["heart"]
+    tables = scenario()
+    data = tables["data"]["heart"]
     data["files"] = {site: data["files"][site] for site in SITES}
     profiles = {site: {"device": "cpu", "examples_per_s": 1000} for site in SITES}
-    tables = terms | {"data": {"heart": data}, "partition": scenario["partition"], "sites": profiles}
-    tables["coordination"] = {key: value for key, value in COORDINATION.items() if key != "sites"}
-    collaboration = parse(tables, "test")
+    made = terms | {"data": {"heart": data}, "partition": tables["partition"], "sites": profiles}
+    made["coordination"] = {key: value for key, value in COORDINATION.items() if key != "sites"}
+    collaboration = parse(made, "test")
     run = folder / "simulated"
 
     def serve(grid: Grid) -> None:
@@ -91,13 +54,6 @@ def _same_arrays(found: Path, expected: Path) -> None:
             np.testing.assert_array_equal(others[name], array, err_msg=f"{file.name}: {name}")
 
 
-@pytest.fixture(scope="session")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    """One real federation for all tests of this file."""
-    with deployed(tmp_path_factory.mktemp("federation"), _site_tables()) as at:
-        yield at
-
-
 def _submit(at: Deployed, run: str, terms: dict[str, Any]) -> None:
     file = at.folder / f"{run}.toml"
     file.write_text(tomlkit.dumps(terms), encoding="utf-8")
@@ -113,7 +69,7 @@ def test_real_sites_give_the_arrays_of_the_local_engine(federation: Deployed, tm
 
     And once the first round is over, no site loads anything anew.
     """
-    at, terms = federation, _terms(rounds=3)
+    at, terms = federation, heart_terms(rounds=3)
     _submit(at, "plain", terms)
     at.wait(lambda: at.status("plain")["runs"]["plain"].get("round", 0) >= 1, "round 1 is over", 300)
     at.wait(lambda: all(at.counters(site).get("data_loads") for site in SITES), "every site has counted")
@@ -145,7 +101,7 @@ def test_each_process_may_die_in_mid_round(federation: Deployed, tmp_path: Path)
 
     The run finishes, and with the bits of a run in which nothing died.
     """
-    at, terms = federation, _terms(rounds=6, local_epochs=120)
+    at, terms = federation, heart_terms(rounds=6, local_epochs=120)
     _submit(at, "hurt", terms)
     kills = [
         ("cleveland", "clients.worker"),

@@ -17,7 +17,7 @@ from protocol.messages import Assignment
 from protocol.records import unpack
 from server.federation import COLLABORATION, Terms, federate, to_toml
 from server.flwr_adapter import task_identity
-from server.runlog import FILE_NAME, replay
+from server.runlog import replay
 from tests.fault_cases import app_with, fails, in_round
 from tests.small import NAMES, SOFT_LABELS, WEIGHTS, RecordingGrid, Small, run, scenario, sites, tables
 
@@ -38,7 +38,7 @@ def test_the_same_seed_gives_the_same_bits(tmp_path: Path) -> None:
     again = run(tables(BOTH, rounds=2), tmp_path / "b", baselines=True)
     assert len(first.models()) == 2 * 5
     assert first.models() == again.models()
-    assert (first.folder / FILE_NAME).read_bytes() == (again.folder / FILE_NAME).read_bytes()
+    assert first.log() == again.log()
     assert _comparable(first.summary) == _comparable(again.summary)
 
 
@@ -65,10 +65,9 @@ def test_the_log_replays_and_the_kept_file_gives_the_same_run(tmp_path: Path) ->
     kept = parse(parse_toml(text, "kept"), "kept")
     assert kept == scenario(made)
     events, instructions, ended = replay(found.folder, kept)
-    lines = [json.loads(line) for line in (found.folder / FILE_NAME).read_text().splitlines()]
     assert ended
-    assert events == len(lines)
-    assert instructions == sum(len(line["instructions"]) for line in lines) > events / 2
+    assert events == len(found.log())
+    assert instructions == sum(len(body["instructions"]) for body in found.log()) > events / 2
 
 
 def _simulated_s(folder: Path, **profile: Any) -> float:
@@ -130,7 +129,7 @@ def test_baselines_disturb_nothing(tmp_path: Path) -> None:
     """With and without baselines: the same models, log and bytes down; and all of time and cost per round."""
     plain, compared = run(tables(BOTH), tmp_path / "a"), run(tables(BOTH), tmp_path / "b", baselines=True)
     assert plain.models() == compared.models()
-    assert (plain.folder / FILE_NAME).read_bytes() == (compared.folder / FILE_NAME).read_bytes()
+    assert plain.log() == compared.log()
     assert plain.summary["totals"]["bytes_down"] == compared.summary["totals"]["bytes_down"]
     for name in BOTH:
         assert plain.summary["subtasks"][name]["curve"] == compared.summary["subtasks"][name]["curve"]
@@ -192,10 +191,10 @@ def test_a_target_stops_its_subtask(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_never_written_over(tmp_path: Path) -> None:
-    """A run of a name that is there already is refused before anything is asked of a site."""
+    """Another run of a name that is there already is refused before anything is asked of a site."""
     run(tables(), tmp_path)
-    with pytest.raises(ConfigError, match="is there already"):
-        run(tables(), tmp_path)
+    with pytest.raises(ConfigError, match="began with another collaboration; give this one another name"):
+        run(tables(rounds=2), tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be made"):
         run(tables(), tmp_path / "file")

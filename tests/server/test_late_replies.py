@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -80,7 +79,7 @@ def test_seconds_do_not_disturb_a_simulation(tmp_path: Path) -> None:
     found = run(tables(rounds=2), tmp_path / "twice", grid=AllTwiceGrid)
     once = run(tables(rounds=2), tmp_path / "once")
     assert found.models() == once.models()
-    assert (found.folder / "events.jsonl").read_bytes() == (once.folder / "events.jsonl").read_bytes()
+    assert found.log() == once.log()
 
 
 def _slow(folder: Path, rounds: int = 3, **profile: float) -> Small:
@@ -135,18 +134,16 @@ def test_the_deadline_is_kept(tmp_path: Path) -> None:
     seconds = [p["simulated_s"] for p in found.summary["subtasks"]["iris"]["curve"]]
     assert len(seconds) == 3
     assert all(after - before <= 20 + 1e-6 for before, after in itertools.pairwise(seconds))
-    lines = [json.loads(line) for line in (found.folder / "events.jsonl").read_text().splitlines()]
-    waits = [i for line in lines for i in line["instructions"] if i["type"] == "wait"]
+    waits = [i for line in found.log() for i in line["instructions"] if i["type"] == "wait"]
     assert waits
 
 
 def test_a_run_with_late_replies_replays(tmp_path: Path) -> None:
     """The log of a run with late contributions gives the same instructions again."""
     found = _slow(tmp_path, latency_s=6)
-    lines = (found.folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
     events, _, ended = replay(found.folder, scenario(_terms()))
     assert ended
-    assert events == len(lines)
+    assert events == len(found.log())
 
 
 def _terms() -> dict[str, object]:
@@ -161,4 +158,4 @@ def test_too_little_in_time_ends_the_run(tmp_path: Path) -> None:
     made["coordination"] |= {"deadline_s": 10, "min_coverage": 0.5}
     with pytest.raises(RunError, match=r"round 1, iris: only 3\d% .*missing: beta, gamma"):
         run(made, tmp_path)
-    assert not (tmp_path / "r" / "contributions").exists()
+    assert list((tmp_path / "r").glob("content/*")) == []

@@ -28,7 +28,7 @@ def test_an_order_is_kept(book: OrderBook, tmp_path: Path) -> None:
     assert other.get("r1") == order
     assert other.text_path("r1").read_text(encoding="utf-8") == 'name = "ä"\n'
     assert stat.S_IMODE((tmp_path / "orders").stat().st_mode) == 0o700
-    changed = order.model_copy(update={"state": "running", "starts": 2, "kept": ("r1.interrupted-1",)})
+    changed = order.model_copy(update={"state": "running", "starts": 2})
     other.put(changed)
     assert book.get("r1") == changed
 
@@ -52,12 +52,27 @@ def test_texts_have_bounds(book: OrderBook) -> None:
     book.submit("r1", "", 1.0)
 
 
-def test_names_of_what_is_kept(book: OrderBook) -> None:
-    """A run cannot take the name under which another's folder is put aside."""
-    for run in ("r1.interrupted-1", "r1.interrupted-", "r1.interrupted-1.interrupted-2"):
-        with pytest.raises(ConfigError, match="kept of other runs"):
-            book.submit(run, "", 1.0)
-    assert book.submit("r1.interrupted", "", 1.0).run == "r1.interrupted"
+def test_a_run_that_ended_goes_on(book: OrderBook, tmp_path: Path) -> None:
+    """Marked by whoever is asked, it is queued by whoever works: without stop mark, its count anew."""
+    order = book.submit("r1", "", 1.0).model_copy(update={"state": "stopped", "starts": 9, "why": "asked"})
+    book.put(order)
+    book.ask_stop("r1")
+    assert book.next_live() is None
+    OrderBook(tmp_path / "orders").ask_resume("r1")
+    found = book.next_live()
+    assert found is not None
+    assert (found.state, found.starts, found.why, found.submitted_at) == ("queued", 0, "", 1.0)
+    assert not book.is_to_stop("r1")
+    assert sorted(p.name for p in (tmp_path / "orders").iterdir()) == ["r1.json", "r1.toml"]
+
+
+def test_a_live_run_is_not_queued_twice(book: OrderBook) -> None:
+    """To resume what is being worked on changes nothing; of a run that is not there, neither."""
+    order = book.submit("r1", "", 1.0).model_copy(update={"state": "running", "starts": 3})
+    book.put(order)
+    book.ask_resume("r1")
+    book.ask_resume("nobody")
+    assert book.next_live() == order
 
 
 def test_baselines_are_kept(book: OrderBook) -> None:

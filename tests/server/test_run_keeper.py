@@ -28,7 +28,7 @@ def test_from_the_order_to_the_end(world: World, code: int, state: str, how: str
     child = world.work()
     assert (world.order.state, world.order.starts, world.order.flower_run) == ("running", 1, 101)
     assert child.given["task"] == ["token-101", 1, 101, 1, RUN]
-    assert (child.given["lease"], child.given["baselines"]) == (1, True)
+    assert child.given["baselines"]
     for _ in range(5):
         world.turn(10)
     assert not world.keeper.has_ended
@@ -60,12 +60,12 @@ def test_the_token_is_shown_to_nobody(world: World) -> None:
 
 
 def test_a_process_that_dies_is_replaced(world: World) -> None:
-    """At once the first times, later and later after that; each has a lease of its own."""
+    """At once the first times, later and later after that; each is counted."""
     world.work()
     pauses = [world.die() for _ in range(6)]
     assert pauses[:2] == [1, 1]  # the length of one turn
     assert [round(pause) for pause in pauses[2:]] == [8, 16, 30, 30]
-    assert [child.given["lease"] for child in world.children] == [1, 2, 3, 4, 5, 6, 7]
+    assert (len(world.children), world.order.starts) == (7, 7)
     assert world.order.starts == 7
     assert world.die(lived_s=31) == 1
     assert all(child.ended == 1 for child in world.children[:-1])
@@ -173,7 +173,7 @@ def test_a_lost_token(world: World) -> None:
     second = world.work()
     assert world.at - lost_at < 4
     assert child.ended == 1
-    assert (second.given["lease"], second.given["task"][2]) == (2, 102)
+    assert (world.order.starts, second.given["task"][2]) == (2, 102)
     assert world.named() == [("start", 101), ("stop", 101), ("start", 102)]
     assert (world.order.flower_run, world.order.state) == (102, "running")
 
@@ -202,59 +202,27 @@ def test_another_servers_task(world: World) -> None:
 
 
 def test_a_server_that_is_started_again(world: World) -> None:
-    """A run that was worked on goes on with a Flower run of its own and the next lease."""
+    """A run that was worked on goes on with a Flower run of its own; the lease is in its journal."""
     first = world.work()
     world.keeper.close()
     assert first.ended == 1
     assert world.order.state == "running"
     world.keeper = world.new_keeper()
-    assert world.work().given["lease"] == 2
+    assert "lease" not in world.work().given
+    assert world.order.starts == 2
     assert world.named() == [("start", 101), ("stop", 101), ("start", 102)]
 
 
-def test_what_a_dead_process_wrote_is_kept(world: World) -> None:
-    """Its folder is put aside under a name that is free; what lay under such a name before stays."""
-    runs, path = world.kit.runs, world.kit.runs / RUN
-    (runs / f"{RUN}.interrupted-1").mkdir()
-    (runs / f"{RUN}.interrupted-1/mine").touch()
-    (runs / f"{RUN}.interrupted-2").write_text("a file")
+def test_what_a_dead_process_wrote_stays(world: World) -> None:
+    """The next one finds the folder as it was: its journal is what it goes on from."""
+    path = world.kit.runs / RUN
     world.work()
-    for number in (1, 2):
-        path.mkdir()
-        (path / "log").write_text(str(number))
-        world.die()
-        assert not path.exists()
-    assert world.order.kept == (f"{RUN}.interrupted-3", f"{RUN}.interrupted-4")
-    assert [(runs / kept / "log").read_text() for kept in world.order.kept] == ["1", "2"]
-    assert (runs / f"{RUN}.interrupted-1/mine").exists()
-    assert (runs / f"{RUN}.interrupted-2").read_text() == "a file"
-    world.children[-1].code = 0
-    world.turn()
-    assert len(world.order.kept) == 2
-
-
-def test_a_folder_that_was_there_before(world: World) -> None:
-    """Also before the first process."""
-    (world.kit.runs / RUN).mkdir()
-    world.work()
-    assert world.order.kept == (f"{RUN}.interrupted-1",)
-
-
-def test_a_folder_that_cannot_be_put_aside(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run fails in words; the server goes on."""
-    (world.kit.runs / RUN).mkdir()
-
-    def refuses(self: Path, target: Path) -> Path:
-        raise OSError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "rename", refuses)
-    for _ in range(5):
-        world.turn(1)
-    assert world.keeper.has_ended
-    assert world.order.state == "failed"
-    assert world.order.why == "its folder cannot be put aside (Permission denied)"
-    assert world.children == []
-    assert world.named()[-1][:3] == ("finish", 101, FAILED)
+    path.mkdir()
+    (path / "journal.db").write_text("rows")
+    world.die()
+    assert len(world.children) == 2
+    assert (path / "journal.db").read_text() == "rows"
+    assert [p.name for p in world.kit.runs.iterdir()] == [RUN]
 
 
 def test_no_process_can_be_started(world: World) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from simulations import descendants as module
-from simulations.descendants import descendants, end, running
+from simulations.descendants import descendants, end, running, working_in
 
 # A parent that starts a child in a session of its own, says the child's id, and waits.
 FAMILY = """
@@ -35,3 +38,16 @@ def test_both_ways_to_list_processes_agree() -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
         by_ps = {int(pid): int(parent) for pid, _, parent in module._from_ps()}
         assert by_ps[child.pid] == running()[child.pid]
+
+
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="there is no /proc here")
+def test_processes_are_found_by_the_folder_that_they_work_in(tmp_path: Path) -> None:
+    """A process that works in the folder is found, one that works elsewhere is not."""
+    command = [sys.executable, "-c", "print(flush=True); input()"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, **pipes) as child:  # type: ignore[call-overload]
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert working_in(tmp_path) == {child.pid}
+        child.stdin.close()
+    assert working_in(tmp_path) == set()

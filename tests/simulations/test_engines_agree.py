@@ -28,9 +28,10 @@ from clients.work import Desk
 from collab.collaboration import Collaboration
 from collab.settings import parse
 from protocol.messages import Assignment
-from server.courier import SimulatedCourier
-from server.federation import Terms, discover, federate, to_toml
+from server.discovery import discover
+from server.federation import Terms, federate, to_toml
 from server.preparation import Prepared, prepare
+from server.simulated_courier import SimulatedCourier
 from simulations.local_engine import run_locally
 from simulations.simulate import Order, ready, simulate
 from tests.chain_cases import two

@@ -52,7 +52,7 @@ def test_a_failed_run_is_exit_code_1(consilium: Command, tmp_path: Path) -> None
     made["sites"] = {name: {"device": "cpu", "dropout": 0.999} for name in made["sites"]}
     line = assert_one_line(consilium("simulate", file_of(tmp_path, made), "--out", tmp_path, "--json"), 1)
     assert "nobody answered in 3 rounds on end" in line
-    assert list(tmp_path.glob("small-*/events.jsonl"))
+    assert list(tmp_path.glob("small-*/journal.db"))
 
 
 def test_cuda_that_is_not_there_ends_the_run(
