@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Self
@@ -56,6 +56,8 @@ class Record:
         content: holds arrays and what else is long.
         journal: None for what needs no record: a rehearsal, a plan.
         rows: what the journal holds already.
+        disk: the seam.
+        folder: the run's, with what it leaves.
     """
 
     def __init__(
@@ -64,8 +66,9 @@ class Record:
         journal: Journal | None = None,
         rows: Iterable[Row] = (),
         disk: Disk | None = None,
+        folder: Path | None = None,
     ) -> None:
-        self._disk = disk or Disk()
+        self._disk, self._folder = disk or Disk(), folder
         self._content, self._journal, self._rows = content, journal, iter(rows)
         self._next: Row | None = next(self._rows, None)
         self._lock: IO[str] | None = None
@@ -119,10 +122,21 @@ class Record:
 
     def end(self, body: Mapping[str, Any]) -> None:
         """Note that the run has ended, once all that it leaves has been written; keep nothing else."""
+        self._settle()
         self.same(ENDED, "", body)
         self.commit()
         if self._content is not None:
             self._content.clear()
+
+    def _settle(self) -> None:
+        """Have all on the disk that the run leaves: once it has ended, nothing can make it again."""
+        if self._folder is None:
+            return
+        try:
+            for path in _left(self._folder):
+                self._disk.sync_folder(path) if path.is_dir() else self._disk.sync(path)
+        except OSError as error:
+            raise JournalError(f"{self._folder}: cannot be synced ({error.strerror})") from None
 
     def leases(self) -> list[Json]:
         """Who has worked on the run; see ``Journal.leases``."""
@@ -248,7 +262,7 @@ def open_record(
             stack.callback(engine.dispose)
             journal = Journal(engine, name, disk)
             journal.take_lease(environment())
-            found = Record(Content(folder / FOLDER, disk), journal, journal.rows(), disk)
+            found = Record(Content(folder / FOLDER, disk), journal, journal.rows(), disk, folder)
             _begin(found, run, terms)
             disk.sync_folder(folder)  # the journal's own name
         except (OSError, SQLAlchemyError) as error:
@@ -294,6 +308,18 @@ def _begin(record: Record, run: str, terms: Mapping[str, Any]) -> None:
     elif said["terms"] != now:
         differs = " and ".join(sorted(k for k in now if said["terms"].get(k) != now[k]))
         raise ConfigError(f"run '{run}' began with another {differs}; give this one another name")
+
+
+def _left(folder: Path) -> Iterator[Path]:
+    """Yield what a run leaves in its folder, each folder after what is in it; not what the journal syncs."""
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() or path.name.startswith("journal.") or path.name == FOLDER:
+            continue
+        if path.is_dir():
+            yield from _left(path)
+        elif path.is_file():
+            yield path
+    yield folder
 
 
 def holds_record(folder: Path) -> bool:

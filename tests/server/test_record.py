@@ -187,6 +187,39 @@ def test_a_crash_right_after_the_end(database: Database) -> None:
     assert files(database) == []
 
 
+class _Told(Disk):
+    """Remembers what it synced, and when it committed."""
+
+    def __init__(self) -> None:
+        self.told: list[Path | str] = []
+
+    def sync(self, path: Path) -> None:
+        super().sync(path)
+        self.told.append(path)
+
+    def sync_folder(self, path: Path) -> None:
+        super().sync_folder(path)
+        self.told.append(path)
+
+    def commit(self, transaction: Callable[[], Any]) -> Any:
+        self.told.append("commit")
+        return super().commit(transaction)
+
+
+def test_what_a_run_leaves_is_on_the_disk_before_it_has_ended(database: Database) -> None:
+    """Once the journal says that it has, nothing can make it again: models and summary are synced first."""
+    disk, folder = _Told(), database.folder
+    with opened(database, disk=disk) as record:
+        (folder / "models" / "a").mkdir(parents=True)
+        left = [folder / "summary.json", folder / "models" / "a" / "final.safetensors"]
+        for path in left:
+            path.write_bytes(b"x")
+        (folder / "link").symlink_to("/")
+        disk.told.clear()
+        record.end({})
+    assert disk.told == [left[1], folder / "models" / "a", folder / "models", left[0], folder, "commit"]
+
+
 @pytest.mark.parametrize(
     ("terms", "why"),
     [
