@@ -21,7 +21,7 @@ from collab.rounds import Rounds
 from protocol.errors import DataError, UserError
 from server.families import said
 from server.family_view import affinity_table
-from server.journal.store import FILE_NAME
+from server.journal.tables import FILE_NAME
 from server.runlog import read
 
 MOST_ANSWERS = 12

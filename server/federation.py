@@ -109,7 +109,6 @@ def federate(
         terms.folder, terms.run, terms.on_record(text), disk=disk or Disk(), url=terms.journal
     ) as record:
         if (said := record.outcome()) is not None:
-            record.tidy()
             return _as_it_ended(terms.folder, said)
         record.write(terms.folder / COLLABORATION, text.encode())
         try:

@@ -142,12 +142,12 @@ class Post:
         ]
         self.record.note("received", "", {"replies": replies, **more})
         self.record.commit()
-        return [refs_of(one, self.record.content) for one in replies]
+        return [refs_of(one) for one in replies]
 
     def again(self, said: Mapping[str, Any]) -> tuple[list[tuple[int, Reply]], list[list[str]]]:
         """Return what had come, from the record, and where that keeps the arrays of each."""
         content = self.record.content
-        refs = [refs_of(one, content) for one in said["replies"]]
+        refs = [refs_of(one) for one in said["replies"]]
         return [(one["n"], from_json(one, content)) for one in said["replies"]], refs
 
     def close(self, found: Iterable[tuple[int, Reply]]) -> dict[int, Open]:

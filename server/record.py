@@ -12,13 +12,16 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from protocol.arrays import Arrays
 from protocol.bundle import bundle_digest, make_bundle
@@ -26,9 +29,12 @@ from protocol.codec import decode, encode
 from protocol.errors import ConfigError
 from protocol.records import MAX_ARRAY_BYTES
 from server.journal.content import FOLDER, Content
+from server.journal.database import at_url, in_file
 from server.journal.disk import Disk
+from server.journal.elsewhere import choose, find, keep
 from server.journal.place import check_local, lock
-from server.journal.store import ELSEWHERE, FILE_NAME, FORM, Journal, JournalError, Row, connect, sqlite_url
+from server.journal.store import FORM, Journal, JournalError, Row, why
+from server.journal.tables import FILE_NAME, only_run
 
 Json = dict[str, Any]
 Kept = dict[str, Any]
@@ -51,6 +57,8 @@ class Record:
         content: holds arrays and what else is long.
         journal: None for what needs no record: a rehearsal, a plan.
         rows: what the journal holds already.
+        disk: the seam.
+        folder: the run's, with what it leaves.
     """
 
     def __init__(
@@ -59,8 +67,9 @@ class Record:
         journal: Journal | None = None,
         rows: Iterable[Row] = (),
         disk: Disk | None = None,
+        folder: Path | None = None,
     ) -> None:
-        self._disk = disk or Disk()
+        self._disk, self._folder = disk or Disk(), folder
         self._content, self._journal, self._rows = content, journal, iter(rows)
         self._next: Row | None = next(self._rows, None)
         self._lock: IO[str] | None = None
@@ -114,14 +123,21 @@ class Record:
 
     def end(self, body: Mapping[str, Any]) -> None:
         """Note that the run has ended, once all that it leaves has been written; keep nothing else."""
+        self._settle()
         self.same(ENDED, "", body)
         self.commit()
-        self.tidy()
-
-    def tidy(self) -> None:
-        """Remove what a run that has ended had kept to go on from."""
         if self._content is not None:
             self._content.clear()
+
+    def _settle(self) -> None:
+        """Have all on the disk that the run leaves: once it has ended, nothing can make it again."""
+        if self._folder is None:
+            return
+        try:
+            for path in _left(self._folder):
+                self._disk.sync_folder(path) if path.is_dir() else self._disk.sync(path)
+        except OSError as error:
+            raise JournalError(f"{self._folder}: cannot be synced ({error.strerror})") from None
 
     def leases(self) -> list[Json]:
         """Who has worked on the run; see ``Journal.leases``."""
@@ -167,9 +183,11 @@ class Record:
         if not self.is_live:
             self.is_live = True
             if self._content is not None:
+                self._content.check()
                 self._content.sweep_all()  # what the process before had written ahead of its rows
             for do in self._on_live:
                 do()
+            self._on_live.clear()
 
     def note(self, kind: str, key: str, body: Mapping[str, Any]) -> Json:
         """Add what the run has found out; durable with the next ``commit``."""
@@ -229,57 +247,83 @@ def open_record(
         run: the run.
         terms: what the run is carried out with; a run that goes on must have begun with the same.
         disk: the seam.
-        url: a database to keep the journal in instead; see ``store.connect``.
+        url: a database to keep the journal in instead; see ``server.journal.database``. A run that goes on
+            may leave it out.
 
     Raises:
-        ConfigError: the run began with other terms, or the folder lies on a network.
+        ConfigError: the run began with other terms, or with its journal elsewhere; or the folder lies on a
+            network.
         OpenElsewhereError: another process works on the run.
         JournalError: the journal cannot be written.
         DataError: it is damaged.
     """
     disk = disk or Disk()
     check_local(folder)
-    _check_place(folder, url)
-    held = lock(folder / _LOCK_NAME)
-    try:
-        journal = Journal(connect(url or sqlite_url(folder / FILE_NAME)), run, disk)
-        if url is not None and not (folder / ELSEWHERE).is_file():
-            disk.put(folder / ELSEWHERE, f"{url}\n".encode())
-        journal.take_lease(environment())
-        found = Record(Content(folder / FOLDER, disk), journal, journal.rows(), disk)
-        _begin(found, run, terms)
-        disk.sync_folder(folder)  # the journal's own name
-    except OSError as error:
-        held.close()
-        raise JournalError(f"{folder}: its journal cannot be opened ({error.strerror})") from None
-    except BaseException:
-        held.close()
-        raise
-    found.hold(held)
+    with ExitStack() as stack:
+        try:
+            held = stack.enter_context(lock(folder / _LOCK_NAME))
+            engine, name = _database(folder, run, url, disk)
+            stack.callback(engine.dispose)
+            journal = Journal(engine, name, disk)
+            journal.take_lease(environment())
+            found = Record(Content(folder / FOLDER, disk), journal, journal.rows(), disk, folder)
+            _begin(found, run, terms)
+            disk.sync_folder(folder)  # the journal's own name
+        except (OSError, SQLAlchemyError) as error:
+            raise JournalError(f"{folder}: its journal cannot be opened ({why(error)})") from None
+        if found.outcome() is not None:
+            found.content.clear()  # a crash may have come between the end and this
+        found.hold(held)
+        stack.pop_all()
     return found
 
 
-def _check_place(folder: Path, url: str | None) -> None:
-    """Raise ``ConfigError`` where a run has a journal in another place: it would begin again beside it."""
-    elsewhere, file = folder / ELSEWHERE, folder / FILE_NAME
-    was = elsewhere.read_text(encoding="utf-8").strip() if elsewhere.is_file() else None
-    if was is not None and was != url:
-        raise ConfigError(f"{folder}: the run's journal is in the database {was}; give that one")
-    if was is None and url is not None and file.is_file():
-        raise ConfigError(f"{folder}: the run's journal is the file {FILE_NAME} there; give no database")
+def _database(folder: Path, run: str, url: str | None, disk: Disk) -> tuple[Engine, str]:
+    """Return the database of a run's journal, and its name there; a folder keeps to the one it began with."""
+    path, elsewhere = folder / FILE_NAME, find(folder)
+    if elsewhere is not None:
+        if url not in (None, elsewhere.url):
+            raise ConfigError(f"{folder}: its journal is at {elsewhere.url}; give that URL, or none")
+        return at_url(elsewhere.url), elsewhere.name
+    if url is None:
+        engine = in_file(path)
+        if (other := only_run(engine)) not in ("", run):
+            engine.dispose()
+            raise ConfigError(f"{folder}: holds the journal of run '{other}'; give it that name again")
+        return engine, run
+    if path.exists():
+        raise ConfigError(f"{folder}: its journal is {path}; give no URL")
+    engine, place = at_url(url), choose(run, url)
+    engine.connect().close()  # what cannot be reached is not written down
+    keep(folder, place, disk)
+    return engine, place.name
 
 
 def _begin(record: Record, run: str, terms: Mapping[str, Any]) -> None:
     """Note what a run begins with; of one that goes on, check that it is the same."""
     said, now = record.replayed(BEGUN), _plain(terms)
     if said is None:
-        record.note(BEGUN, "", {"form": FORM, "terms": now})
+        record.note(BEGUN, "", {"form": FORM, "run": run, "terms": now})
         record.commit()
     elif said.get("form") != FORM:
         raise ConfigError(f"run '{run}': its journal is of another release; resume it with that one")
+    elif said["run"] != run:
+        raise ConfigError(f"run '{run}': its folder holds the journal of run '{said['run']}'; rename it")
     elif said["terms"] != now:
         differs = " and ".join(sorted(k for k in now if said["terms"].get(k) != now[k]))
         raise ConfigError(f"run '{run}' began with another {differs}; give this one another name")
+
+
+def _left(folder: Path) -> Iterator[Path]:
+    """Yield what a run leaves in its folder, each folder after what is in it; not what the journal syncs."""
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() or path.name.startswith("journal.") or path.name == FOLDER:
+            continue
+        if path.is_dir():
+            yield from _left(path)
+        elif path.is_file():
+            yield path
+    yield folder
 
 
 def holds_record(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -12,6 +13,7 @@ from server.gate import guarded
 from server.journal.content import Content
 from server.pulling import Reply
 
+_LONG: Final = 32 * 2**10  # of the row that holds it
 _SEALED: Final = ("asked", "signature", "version")
 
 
@@ -57,29 +59,32 @@ def from_json(said: Mapping[str, Any], content: Content) -> Reply:
         failure = ProtocolError(said["failure"]["text"])
         failure.code = said["failure"]["code"]
         return replace(bare, failure=failure)
-    head, there = said["head"], [bool(ref) and content.has(ref) for ref in said["blobs"]]
-    for ref in refs_of(said, content):
-        content.use(ref)
-    text = head["body"].encode() if isinstance(head["body"], str) else content.read(head["body"]["ref"])
-    if not isinstance(head["body"], str):
-        content.use(head["body"]["ref"])  # the head stays as long as the journal
-    found = zip(said["blobs"], there, strict=True)
-    blobs = [content.read(ref) if is_there else b"" for ref, is_there in found]
-    parts = (head["version"].encode(), head["type"].encode(), text, bytes(there), *blobs)
+    head, refs = said["head"], refs_of(said)
+    for ref in refs:
+        content.use(ref)  # also of what is gone: whoever judged it has dropped it, and will again
+    whole = all(content.has(ref) for ref in refs)
+    blobs = [content.read(ref) if ref and whole else b"" for ref in said["blobs"]]
+    present = bytes(bool(ref) and whole for ref in said["blobs"])
+    body = head["body"]
+    text = body.encode() if isinstance(body, str) else content.read(body["ref"]) if whole else b""
+    parts = (head["version"].encode(), head["type"].encode(), text, present, *blobs)
     return replace(bare, content=record_of(parts))
 
 
-def refs_of(said: Mapping[str, Any], content: Content) -> list[str]:
-    """Return where the arrays lie of a reply that was kept, as far as they are still there."""
-    return [ref for ref in said.get("blobs", ()) if ref and content.has(ref)]
+def refs_of(said: Mapping[str, Any]) -> list[str]:
+    """Return where that lies which is long of a reply that was kept."""
+    body = said.get("head", {}).get("body", "")
+    return [ref for ref in (*said.get("blobs", ()), None if isinstance(body, str) else body["ref"]) if ref]
 
 
 def _text(body: bytes, content: Content) -> Any:
     """Return a message's body as text, or where it lies if it is long, or is no text."""
     try:
-        return body.decode() if len(body) <= content.longest_text else {"ref": content.put(body)}
+        text = body.decode()
     except UnicodeDecodeError:
         return {"ref": content.put(body)}
+    is_short = len(json.dumps(text)) <= min(_LONG, content.longest_text)
+    return text if is_short else {"ref": content.put(body)}
 
 
 def _pairs(blobs: Sequence[bytes], present: bytes) -> Iterator[tuple[bytes, bool]]:

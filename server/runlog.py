@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -17,11 +17,13 @@ from collab.collaboration import Collaboration
 from collab.events import EVENT, INSTRUCTION, Event, Instruction, Started
 from collab.rounds import Rounds
 from protocol.errors import DataError, RunError
+from server.journal.database import at_url, in_file
 from server.journal.disk import Disk
-from server.journal.store import ELSEWHERE, FILE_NAME, Journal, Row, connect, only_run, sqlite_url
+from server.journal.elsewhere import find, run_at
+from server.journal.store import Journal, JournalError, Row, why
+from server.journal.tables import FILE_NAME, only_run
 
 EVENT_ROW: Final = "event"
-_MAX_URL = 2000
 
 
 def row_of(event: Event, instructions: Sequence[Instruction]) -> dict[str, Any]:
@@ -34,14 +36,12 @@ def row_of(event: Event, instructions: Sequence[Instruction]) -> dict[str, Any]:
 
 def journal_of(folder: Path) -> str | None:
     """Return the URL of the database that keeps a run's journal; None where a file in its folder does."""
-    elsewhere = folder / ELSEWHERE
-    if not elsewhere.is_file():
-        return None
-    return elsewhere.read_text(encoding="utf-8")[:_MAX_URL].partition("\n")[0].strip()
+    elsewhere = find(folder)
+    return elsewhere.url if elsewhere is not None else None
 
 
 def rows(folder: Path) -> Iterator[Row]:
-    """Yield the rows of a run's journal, its chain checked.
+    """Yield the rows of a run's journal, its chain checked; the run may go on meanwhile.
 
     Raises:
         DataError: there is no journal, or a row is not the one that was written.
@@ -53,7 +53,7 @@ def rows(folder: Path) -> Iterator[Row]:
 def run_of(folder: Path) -> str:
     """Return the name of the run whose journal a folder has; raises as ``rows``."""
     with _opened(folder) as journal:
-        return journal.run
+        return run_at(journal.run)
 
 
 def leases(folder: Path) -> list[dict[str, Any]]:
@@ -64,16 +64,16 @@ def leases(folder: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def _opened(folder: Path) -> Iterator[Journal]:
-    path, url = folder / FILE_NAME, journal_of(folder)
-    if url is None and not path.is_file():
+    path, elsewhere = folder / FILE_NAME, find(folder)
+    if elsewhere is None and not path.is_file():
         raise DataError(f"{path}: no such file; give the folder of a run")
-    engine = connect(url or sqlite_url(path), to_write=False)
+    engine = at_url(elsewhere.url) if elsewhere is not None else in_file(path, to_write=False)
     try:
-        run = folder.resolve().name if url else only_run(engine)
-        with closing(Journal(engine, run, Disk())) as journal:
-            yield journal
-    except SQLAlchemyError as error:
-        raise DataError(f"{folder}: its journal cannot be read ({type(error).__name__})") from None
+        yield Journal(engine, elsewhere.name if elsewhere is not None else only_run(engine), Disk())
+    except (SQLAlchemyError, JournalError) as error:
+        raise DataError(f"{folder}: its journal cannot be read ({why(error)})") from None
+    finally:
+        engine.dispose()
 
 
 def begun(folder: Path) -> dict[str, Any]:

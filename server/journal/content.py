@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,6 +19,8 @@ from server.journal.store import JournalError
 
 FOLDER = "content"
 _HERE = "="
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_ASIDE = re.compile(r"\.[0-9a-f]{64}\.aside")
 
 
 class Content:
@@ -58,18 +61,19 @@ class Content:
         return ref
 
     def use(self, ref: str) -> None:
-        """Count one use more of bytes that are there."""
+        """Count one use more of bytes, of which ``check`` says whether they are there."""
         if ref.startswith(_HERE):
             return
+        self._path(ref)
         self._uses[ref] += 1
         self._dropped.discard(ref)
 
     def drop(self, ref: str) -> None:
         """Count one use less; without any, ``sweep`` removes them."""
-        if ref.startswith(_HERE):
+        if not self._uses[ref]:
             return
         self._uses[ref] -= 1
-        if self._uses[ref] <= 0:
+        if not self._uses[ref]:
             del self._uses[ref]
             self._dropped.add(ref)
 
@@ -84,7 +88,10 @@ class Content:
             JournalError: they are gone, or are not what their name says.
         """
         if ref.startswith(_HERE):
-            return base64.b64decode(ref[1:], validate=True)
+            try:
+                return base64.b64decode(ref[1:], validate=True)
+            except ValueError:
+                raise JournalError(f"{self._folder}: a reference in the journal is damaged") from None
         path = self._path(ref)
         try:
             data = path.read_bytes()
@@ -93,6 +100,12 @@ class Content:
         if hashlib.sha256(data).hexdigest() != ref:
             raise JournalError(f"{path}: is damaged; the run cannot go on from it")
         return data
+
+    def check(self) -> None:
+        """Raise ``JournalError`` if bytes are gone that have a use."""
+        for ref in sorted(self._uses):
+            if not self.has(ref):
+                raise JournalError(f"{self._path(ref)}: is gone; the run cannot go on")
 
     def sweep(self) -> None:
         """Remove what has no use any more; the rows that say so must be on the disk."""
@@ -118,9 +131,13 @@ class Content:
             self._disk.remove(path)
 
     def _files(self) -> Iterable[Path]:
-        return self._folder.iterdir() if self._folder.is_dir() else ()
+        """Return what ``put`` may have written, finished or not; what else lies there is not ours."""
+        there = self._folder.iterdir() if self._folder.is_dir() else ()
+        return (path for path in there if _DIGEST.fullmatch(path.name) or _ASIDE.fullmatch(path.name))
 
     def _path(self, ref: str) -> Path:
+        if not _DIGEST.fullmatch(ref):  # a reference comes from a row: it is no path to anywhere else
+            raise JournalError(f"{self._folder}: a reference in the journal is no digest")
         return self._folder / ref
 
     def _make_folder(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -30,26 +32,26 @@ def check_local(folder: Path, mounts: Path = _MOUNTS) -> None:
     if kind is not None and (kind in NETWORKED or kind.startswith("fuse.")):
         raise ConfigError(
             f"{folder}: lies on {kind}, where locks do not hold between machines; "
-            "choose a folder on a disk of this machine, or a PostgreSQL journal"
+            "choose a folder on a disk of this machine"
         )
 
 
 def file_system(folder: Path, mounts: Path = _MOUNTS) -> str | None:
     """Return the kind of file system that a folder lies on, such as ``ext4``; None where it is not told."""
     try:
-        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        lines = mounts.read_bytes().split(b"\n")
     except OSError:
         return None
-    where, best, kind = str(folder.resolve()), -1, None
+    where, best, kind = os.fsencode(folder.resolve()), -1, None
     for line in lines:
-        mount, _, rest = line.partition(" - ")
-        fields = mount.split(" ")
+        mount, _, rest = line.partition(b" - ")
+        fields = mount.split(b" ")
         if len(fields) < 5 or not rest:
             continue
-        point = fields[4].encode().decode("unicode_escape")  # a space stands there as \040
-        inside = where == point or where.startswith(point.rstrip("/") + "/")
+        point = re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8) & 255]), fields[4])
+        inside = where == point or where.startswith(point.rstrip(b"/") + b"/")
         if inside and len(point) >= best:  # of mounts at one place the last one counts
-            best, kind = len(point), rest.split(" ")[0]
+            best, kind = len(point), rest.split(b" ")[0].decode(errors="replace")
     return kind
 
 
@@ -58,19 +60,23 @@ def lock(path: Path) -> IO[str]:
 
     Raises:
         OpenElsewhereError: another process has it; the message names it.
+        OSError: the file cannot be made or locked.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    file = os.fdopen(descriptor, "r+", encoding="utf-8")
+    file = os.fdopen(descriptor, "r+", encoding="utf-8", errors="replace")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+    except BlockingIOError:
         who = file.read(32).strip() or "unknown"
         file.close()
         raise OpenElsewhereError(
             f"{path.parent}: process {who} works on this run; end it first, also if it is only stopped"
         ) from None
-    file.seek(0)
-    file.truncate()
-    file.write(f"{os.getpid()}\n")
-    file.flush()
+    except OSError:
+        with suppress(OSError):  # what could not be written is tried again
+            file.close()
+        raise
     return file

@@ -10,46 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.pool import StaticPool
 
-from protocol.errors import ConfigError, DataError, RunError
+from protocol.errors import DataError, RunError
 from server.journal.disk import Disk, T
+from server.journal.tables import KEY, KIND, LEASES, META, ROWS
 
-FILE_NAME: Final = "journal.db"
-# Names the database of a journal that is not in the run's folder; the run is the folder's name.
-ELSEWHERE: Final = "journal.url"
 FORM: Final = 1
 START: Final = b"\0" * 32
-_PAGE: Final = 8  # a row may hold the small answers of all sites
+_PAGE: Final = 64
+_PAGE_LENGTH: Final = 16 * 2**20  # a row may hold the small answers of all sites
+# A database takes no text of more than 1 GB; no run comes near this.
+_MOST: Final = 512 * 2**20
 _LOCK: Final = 0x436F6E73  # PostgreSQL's advisory locks are numbers; this one is ours
-
-_META = sa.MetaData()
-ROWS = sa.Table(
-    "journal",
-    _META,
-    sa.Column("run", sa.String(64), primary_key=True),
-    sa.Column("number", sa.BigInteger, primary_key=True),
-    sa.Column("lease", sa.BigInteger, nullable=False),
-    sa.Column("at", sa.Float, nullable=False),
-    sa.Column("kind", sa.String(64), nullable=False),
-    sa.Column("key", sa.String(400), nullable=False),
-    sa.Column("body", sa.Text, nullable=False),
-    sa.Column("chain", sa.LargeBinary(32), nullable=False),
-)
-LEASES = sa.Table(
-    "leases",
-    _META,
-    sa.Column("run", sa.String(64), primary_key=True),
-    sa.Column("lease", sa.BigInteger, primary_key=True),
-    sa.Column("at", sa.Float, nullable=False),
-    sa.Column("who", sa.Text, nullable=False),
-)
 
 
 class JournalError(RunError):
@@ -81,8 +59,8 @@ class Journal:
     """The rows of one run.
 
     Args:
-        engine: the database; see ``connect``.
-        run: the run.
+        engine: the database; see ``server.journal.database``.
+        run: the run, by its name there.
         disk: the seam for its transactions.
         clock: gives the Unix time in seconds.
     """
@@ -108,7 +86,7 @@ class Journal:
 
         def transaction() -> int:
             with self._engine.begin() as db:
-                _META.create_all(db)
+                META.create_all(db)
                 self._fence(db)
                 lease = _last_lease(db, self.run) + 1
                 row = {"run": self.run, "lease": lease, "at": self._clock()}
@@ -116,7 +94,7 @@ class Journal:
                 return lease
 
         self.lease = self._written(transaction)
-        with self._engine.connect() as db:
+        with self._reading() as db:
             last = db.execute(
                 sa.select(ROWS.c.number, ROWS.c.chain)
                 .where(ROWS.c.run == self.run)
@@ -128,7 +106,7 @@ class Journal:
 
     def leases(self) -> list[dict[str, Any]]:
         """Return who has written it, in order: lease, Unix time, and what they said of themselves."""
-        with self._engine.connect() as db:
+        with self._reading() as db:
             if not sa.inspect(db).has_table(LEASES.name):
                 return []
             query = sa.select(LEASES).where(LEASES.c.run == self.run).order_by(LEASES.c.lease)
@@ -136,11 +114,13 @@ class Journal:
 
     def append(self, kind: str, key: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Add a row; it is on the disk after the next ``commit``. Return its body as it will be read."""
-        text, at = _json(body), self._clock()
-        self._number += 1
-        self._chain = chained(self._chain, self._number, self.lease, at, kind, key, text)
-        row = {"run": self.run, "number": self._number, "lease": self.lease, "at": at}
-        self._pending.append({**row, "kind": kind, "key": key, "body": text, "chain": self._chain})
+        text, at, number = _json(body), self._clock(), self._number + 1
+        if len(kind) > KIND or len(key) > KEY or len(text) > _MOST:
+            raise JournalError(f"run '{self.run}': what follows is too long for a row of its journal")
+        chain = chained(self._chain, number, self.lease, at, kind, key, text)
+        row = {"run": self.run, "number": number, "lease": self.lease, "at": at}
+        self._pending.append({**row, "kind": kind, "key": key, "body": text, "chain": chain})
+        self._number, self._chain = number, chain
         found: dict[str, Any] = json.loads(text)
         return found
 
@@ -168,29 +148,43 @@ class Journal:
         try:
             return self._disk.commit(transaction)
         except (sa.exc.SQLAlchemyError, OSError) as error:
-            why = str(getattr(error, "orig", None) or error)[:200]
-            raise JournalError(f"run '{self.run}': its journal cannot be written ({why})") from None
+            raise JournalError(f"run '{self.run}': its journal cannot be written ({why(error)})") from None
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.connect() as db:
+                yield db
+        except sa.exc.SQLAlchemyError as error:
+            raise JournalError(f"run '{self.run}': its journal cannot be read ({why(error)})") from None
 
     def rows(self) -> Iterator[Row]:
         """Yield what is on the disk, in order; the chain is checked.
 
+        A journal whose last rows were cut off is a shorter one: as if the run had been killed earlier.
+
         Raises:
             DataError: a row is missing or was changed; the message names the first one.
+            JournalError: the database cannot be read.
         """
-        chain = START
-        for number, found in enumerate(self._pages(), start=1):
-            text = str(found.body)
-            expected = chained(chain, number, found.lease, found.at, found.kind, found.key, text)
-            if found.number != number or bytes(found.chain) != expected:
+        chain, pages, number = START, self._pages(), 0
+        while True:
+            number += 1
+            try:
+                found = next(pages, None)
+                row = None if found is None else _checked(found, number, chain)
+            except (AttributeError, TypeError, ValueError, RecursionError):
                 raise DataError(
                     f"run '{self.run}': row {number} of its journal is not the one that was written"
-                )
-            chain = expected
-            yield Row(number, found.lease, found.at, found.kind, found.key, json.loads(text), expected)
+                ) from None
+            if row is None:
+                return
+            chain = row.chain
+            yield row
 
     def last(self) -> tuple[str, dict[str, Any]]:
         """Return kind and body of the last row on the disk; "" and {} if there is none."""
-        with self._engine.connect() as db:
+        with self._reading() as db:
             query = sa.select(ROWS.c.kind, ROWS.c.body).where(ROWS.c.run == self.run)
             found = db.execute(query.order_by(ROWS.c.number.desc()).limit(1)).first()
         return (found.kind, json.loads(found.body)) if found else ("", {})
@@ -200,23 +194,21 @@ class Journal:
         self._engine.dispose()
 
     def _pages(self) -> Iterator[sa.Row[Any]]:
-        with self._engine.connect() as db:
+        with self._reading() as db:
             if not sa.inspect(db).has_table(ROWS.name):
                 return
-        last = 0
+        rest: tuple[sa.ColumnElement[bool], ...] = (ROWS.c.run == self.run,)
         while True:
-            query = (
-                sa.select(ROWS)
-                .where(ROWS.c.run == self.run, ROWS.c.number > last)
-                .order_by(ROWS.c.number)
-                .limit(_PAGE)
-            )
-            with self._engine.connect() as db:
-                found = db.execute(query).all()
-            yield from found
-            if len(found) < _PAGE:
+            sizes = sa.select(ROWS.c.number, sa.func.length(ROWS.c.body)).where(*rest)
+            with self._reading() as db:
+                query = sizes.order_by(ROWS.c.number).limit(_PAGE)
+                ahead = [(int(number), int(length)) for number, length in db.execute(query)]
+                upto = (ROWS.c.number <= _page_end(ahead),) if ahead else (sa.false(),)
+                found = db.execute(sa.select(ROWS).where(*rest, *upto).order_by(ROWS.c.number)).all()
+            if not found:
                 return
-            last = found[-1].number
+            yield from found
+            rest = (ROWS.c.run == self.run, ROWS.c.number > found[-1].number)
 
     def _fence(self, db: sa.Connection) -> None:
         """Have transactions of one run follow each other; SQLite's have begun with a lock already."""
@@ -234,54 +226,32 @@ def chained(before: bytes, number: int, lease: int, at: float, kind: str, key: s
     return found.digest()
 
 
-def connect(url: str, *, to_write: bool = True) -> sa.Engine:
-    """Return a database for journals.
-
-    SQLite: write-ahead log, every commit synced to the disk (``synchronous=FULL``), one connection.
-
-    Raises:
-        ConfigError: it is no URL, its driver is not installed, or it holds a password, which would be seen.
-    """
-    try:
-        parsed = sa.make_url(url)
-    except sa.exc.ArgumentError:
-        raise ConfigError("the journal's URL cannot be read; e.g. postgresql+psycopg://host/name") from None
-    if parsed.password is not None:
-        raise ConfigError("the journal's URL holds a password: put it into ~/.pgpass, mode 0600, instead")
-    backend = parsed.get_backend_name()
-    if backend not in {"sqlite", "postgresql"}:
-        raise ConfigError(f"a journal in {backend} is not supported; there are sqlite and postgresql")
-    try:
-        if backend == "postgresql":
-            return sa.create_engine(parsed, pool_pre_ping=True)
-        engine = sa.create_engine(parsed, poolclass=StaticPool, connect_args={"check_same_thread": False})
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"the journal's database needs the package {error.name}: pip install 'consilium[postgres]'"
-        ) from None
-    sa.event.listen(engine, "connect", _prepare_sqlite)
-    begin = "BEGIN IMMEDIATE" if to_write else "BEGIN"
-    sa.event.listen(engine, "begin", lambda db: db.exec_driver_sql(begin))
-    return engine
+def _checked(found: sa.Row[Any], number: int, chain: bytes) -> Row:
+    """Return a row as it was written; raise ``ValueError`` if it is another one."""
+    expected = chained(chain, number, found.lease, found.at, found.kind, found.key, found.body)
+    if found.number != number or found.chain != expected:
+        raise ValueError
+    body = json.loads(found.body)
+    if not isinstance(body, dict):
+        raise TypeError
+    return Row(number, found.lease, found.at, found.kind, found.key, body, expected)
 
 
-def only_run(engine: sa.Engine) -> str:
-    """Return the run whose journal is in a file of its own; "" if there is none."""
-    with engine.connect() as db:
-        if not sa.inspect(db).has_table(ROWS.name):
-            return ""
-        return str(db.execute(sa.select(ROWS.c.run).order_by(ROWS.c.number).limit(1)).scalar() or "")
+def _page_end(ahead: Sequence[tuple[int, int]]) -> int:
+    """Return the number of the last row that is read at once with the first, by their lengths."""
+    end, total = ahead[0][0], 0
+    for number, length in ahead:
+        total += length
+        if total > _PAGE_LENGTH:
+            break
+        end = max(end, number)
+    return end
 
 
-def sqlite_url(path: Path) -> str:
-    """Return the URL of a journal in a file."""
-    return sa.URL.create("sqlite", database=str(path)).render_as_string()
-
-
-def _prepare_sqlite(connection: Any, record: object) -> None:  # noqa: ARG001  an event of SQLAlchemy's
-    connection.isolation_level = None  # transactions begin where we say, not where the driver guesses
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000"):
-        connection.execute(f"PRAGMA {pragma}")
+def why(error: Exception) -> str:
+    """Return the first line of what a database, or the disk, says went wrong: no line holds a row."""
+    said = getattr(error, "orig", None) or getattr(error, "strerror", None) or type(error).__name__
+    return (str(said).splitlines() or [""])[0][:200]
 
 
 def _last_lease(db: sa.Connection, run: str) -> int:
