@@ -225,7 +225,7 @@ class Conductor:
             said = self.record.note("judged", key, judged.row(self.notes[noted:]))
         else:
             self._again(key, said)
-        for ref in arrival.refs:
+        for ref in arrival.refs if arrival.letter.is_training else ():
             self.record.content.drop(ref)  # it was kept as it is used, or is not used
         event = EVENT.validate_python(said["event"])
         self._tell(arrival, event)

@@ -148,7 +148,10 @@ class Post:
         """Return what had come, from the record, and where that keeps the arrays of each."""
         content = self.record.content
         refs = [refs_of(one) for one in said["replies"]]
-        return [(one["n"], from_json(one, content)) for one in said["replies"]], refs
+        found = [
+            (one["n"], from_json(one, content, may_be_gone=self._is_judged(one))) for one in said["replies"]
+        ]
+        return found, refs
 
     def close(self, found: Iterable[tuple[int, Reply]]) -> dict[int, Open]:
         """Take what was answered from what is open; return it."""

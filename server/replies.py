@@ -46,10 +46,10 @@ def to_json(reply: Reply, content: Content) -> dict[str, Any]:
     return said | {"head": head, "blobs": [content.put(b) if p else None for b, p in _pairs(blobs, present)]}
 
 
-def from_json(said: Mapping[str, Any], content: Content) -> Reply:
+def from_json(said: Mapping[str, Any], content: Content, *, may_be_gone: bool = False) -> Reply:
     """Return the reply that was kept, and count its uses of the content.
 
-    Of a contribution that has been judged the arrays are gone: then its head alone comes back.
+    Of a contribution that has been judged the arrays ``may_be_gone``: then its head alone comes back.
 
     Raises:
         JournalError: something of it is damaged.
@@ -62,7 +62,7 @@ def from_json(said: Mapping[str, Any], content: Content) -> Reply:
     head, refs = said["head"], refs_of(said)
     for ref in refs:
         content.use(ref)  # also of what is gone: whoever judged it has dropped it, and will again
-    whole = all(content.has(ref) for ref in refs)
+    whole = not may_be_gone or all(content.has(ref) for ref in refs)
     blobs = [content.read(ref) if ref and whole else b"" for ref in said["blobs"]]
     present = bytes(bool(ref) and whole for ref in said["blobs"])
     body = head["body"]

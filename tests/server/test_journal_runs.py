@@ -118,7 +118,7 @@ def test_the_command_simulates_with_a_journal_in_postgresql(
     assert undisturbed.code == 0, undisturbed.err
     folder = tmp_path / "runs" / "r"
     with monkeypatch.context() as patch:
-        patch.setattr("server.federation.Disk", lambda: FailingDisk(folder, at=60, fault="EIO"))
+        patch.setattr("server.federation.Disk", lambda: FailingDisk(folder, at=61, fault="EIO"))
         failed = command(*given, "--out", tmp_path / "runs", "--journal", postgres.url)
     assert failed.code == 1, failed.err
     assert "EIO" in failed.err or "cannot be" in failed.err

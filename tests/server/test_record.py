@@ -153,10 +153,11 @@ def test_content_that_is_gone_stops_the_run_before_it_asks(database: Database) -
 def test_content_goes_when_its_row_is_there(database: Database) -> None:
     """Not before: a crash in between must find it."""
     with opened(database) as record:
-        ref = record.put_arrays({"w": np.arange(9000.0)})
+        kept = record.put_arrays({"w": np.arange(9000.0)})
+        ref = kept["at"]
         record.note("kind", "", {"ref": ref})
         record.commit()
-        assert record.arrays(ref)["w"].sum() == np.arange(9000.0).sum()
+        assert record.arrays(kept)["w"].sum() == np.arange(9000.0).sum()
         record.content.drop(ref)
         record.note("kind", "", {})
         assert files(database) == [ref]

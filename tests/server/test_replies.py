@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from protocol.errors import MessageError, ProtocolError, SealError
+from protocol.errors import LimitError, MessageError, ProtocolError, SealError
 from protocol.messages import Refusal
-from protocol.records import HEAD, attach, attached, pack, parts_of, unpack
+from protocol.records import HEAD, attach, pack, parts_of, unpack
 from server.journal.content import FOLDER, Content
 from server.journal.disk import Disk
 from server.journal.store import JournalError
@@ -36,11 +36,9 @@ def kept(reply: Reply, folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("arrays", [None, {}, SHORT, ARRAYS])
-@pytest.mark.parametrize("upstream", [None, SHORT, ARRAYS])
-def test_a_message_comes_back(tmp_path: Path, arrays: Any, upstream: Any) -> None:
-    """With its arrays and those of upstream models, short or long or none; the same parts to the byte."""
+def test_a_message_comes_back(tmp_path: Path, arrays: Any) -> None:
+    """With its arrays, short or long or none; the same parts to the byte."""
     record = pack(MESSAGE, arrays)
-    record = record if upstream is None else attach(record, upstream)
     reply = Reply(record, None, 1234, 1e12, "ab" * 32, "cd" * 32)
     assert keepable(reply) is reply
     found = from_json(kept(reply, tmp_path), content(tmp_path))
@@ -48,10 +46,25 @@ def test_a_message_comes_back(tmp_path: Path, arrays: Any, upstream: Any) -> Non
     assert parts_of(found.content) == parts_of(record)
     assert (found.failure, found.size, found.work) == (None, 1234, 1e12)
     assert (found.asked, found.signature) == ("ab" * 32, "cd" * 32)
-    said, came = unpack(RecordDict({k: v for k, v in found.content.items() if k != "upstream"}), Refusal)
+    said, came = unpack(found.content, Refusal)
     assert said == MESSAGE
     assert came.keys() == (arrays or {}).keys()
-    assert attached(found.content).keys() == (upstream or {}).keys()
+
+
+def test_an_answer_carries_no_upstream_models() -> None:
+    """Only questions do: what a site puts beside its own arrays is not even kept."""
+    reply = keepable(Reply(attach(pack(MESSAGE), SHORT)))
+    assert isinstance(reply.failure, MessageError)
+    assert reply.content is None
+
+
+def test_an_answer_that_is_too_long_is_not_kept() -> None:
+    """What was asked for says how long it can be."""
+    record = pack(MESSAGE, ARRAYS)
+    assert keepable(Reply(record, size=100), 100).content is record
+    reply = keepable(Reply(record, size=101), 100)
+    assert isinstance(reply.failure, LimitError)
+    assert "an answer of 101 bytes, at most 100" in str(reply.failure)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +145,7 @@ def test_of_what_was_judged_the_head_is_left(tmp_path: Path) -> None:
     here = content(tmp_path)
     first, second = refs_of(row)
     (tmp_path / FOLDER / first).unlink()
-    found = from_json(row, here)
+    found = from_json(row, here, may_be_gone=True)
     assert found.content is not None
     assert unpack(found.content, Refusal) == (MESSAGE, {})
     assert (found.size, found.work) == (5, 6.0)
@@ -148,7 +161,10 @@ def test_what_was_not_judged_must_be_there(tmp_path: Path) -> None:
     row = kept(Reply(pack(MESSAGE, ARRAYS)), tmp_path)
     (tmp_path / FOLDER / refs_of(row)[0]).unlink()
     here = content(tmp_path)
-    from_json(row, here)
+    with pytest.raises(JournalError, match="cannot be read"):
+        from_json(row, here)
+    here = content(tmp_path)
+    from_json(row, here, may_be_gone=True)
     with pytest.raises(JournalError, match="is gone"):
         here.check()
 
@@ -162,7 +178,7 @@ def test_what_another_holds_is_not_dropped(tmp_path: Path) -> None:
     (tmp_path / FOLDER / gone).unlink()
     here = content(tmp_path)
     from_json(honest, here)
-    from_json(hostile, here)
+    from_json(hostile, here, may_be_gone=True)
     for ref in (gone, shared):
         here.drop(ref)
     here.check()
