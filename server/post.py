@@ -148,9 +148,10 @@ class Post:
         """Return what had come, from the record, and where that keeps the arrays of each."""
         content = self.record.content
         refs = [refs_of(one) for one in said["replies"]]
-        found = [
-            (one["n"], from_json(one, content, may_be_gone=self._is_judged(one))) for one in said["replies"]
-        ]
+        found = []
+        for one in said["replies"]:
+            is_judged = self.open[one["n"]].letter.is_training  # then nothing is kept of it but its head
+            found.append((one["n"], from_json(one, content, may_be_gone=is_judged)))
         return found, refs
 
     def close(self, found: Iterable[tuple[int, Reply]]) -> dict[int, Open]:
