@@ -242,3 +242,13 @@ def test_a_dismissed_site_does_not_hold_up_the_end(world: World, farewell: Calla
     world.wait(1.1)
     assert farewell() == 0
     assert world.last.header.kind == KIND
+
+
+def test_a_site_that_is_gone_is_not_waited_for(world: World) -> None:
+    """What no round waits for fails once its site has been away for as long as a restart takes."""
+    number, training = world.train(kind="train.finish"), world.train("south")
+    world.online_now.clear()
+    assert world.wait(80, number) == []
+    (found,) = world.wait(20, number)
+    assert found.has_error()
+    assert world.wait(600, training) == []

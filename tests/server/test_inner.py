@@ -295,3 +295,23 @@ def test_only_http(world: World) -> None:
     caller = Caller()
     asyncio.run(world.inner({"type": "websocket"}, caller.receive, caller.send))
     assert caller.sent == []
+
+
+def test_a_run_that_ended_is_resumed(world: World) -> None:
+    """Of a live one nothing changes, unless it is to stop; one that finished has nothing to go on with."""
+    query = b"run=r1"
+    world.submit("r1", state="running")
+    assert world.command("resume", query=query) == (200, {"run": "r1", "state": "running"})
+    world.command("stop", query=query)
+    assert world.command("resume", query=query) == (200, {"run": "r1", "state": "queued"})
+    assert world.orders.next_live() is not None
+    assert world.orders.is_to_stop("r1")  # first it stops
+    world.orders.put(world.orders.all().__next__().model_copy(update={"state": "stopped"}))
+    found = world.orders.next_live()
+    assert found is not None
+    assert found.state == "queued"
+    assert not world.orders.is_to_stop("r1")
+    world.submit("r2", state="finished")
+    status, said = world.command("resume", query=b"run=r2")
+    assert (status, said["error"]) == (400, "run 'r2' has finished; there is nothing to resume")
+    assert world.command("resume", query=b"run=r3")[0] == 404

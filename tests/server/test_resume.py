@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from protocol.errors import ConfigError, RunError, UserError
 from protocol.records import parts_of
 from server import wall_courier
 from server.conductor import EndedError
+from server.courier import Letter
 from server.federation import Terms, federate, to_toml
 from server.flwr_adapter import task_identity
 from server.journal.store import JournalError
@@ -309,3 +311,41 @@ def test_a_question_that_changed_is_found(tmp_path: Path, clock: _Clock) -> None
         WallCourier(FakeGrid(answer).grid, NODES, record).send([letter("north")])
     with _opened(tmp_path) as record, pytest.raises(DivergedError, match="to east about east is not the one"):
         WallCourier(FakeGrid(answer).grid, NODES, record).send([letter("east")])
+
+
+class _Silent(FakeGrid):
+    """A grid whose sites never answer."""
+
+    def pull_messages(self, message_ids: Any) -> Any:
+        """Return nothing."""
+        del message_ids
+        return []
+
+
+def _training(round_: int, site: str = "north") -> Letter:
+    about = f"r/{round_}/a/{site}/1"
+    return replace(letter(site), message_type="train.weights", about=about, round=round_)
+
+
+def test_only_the_newest_assignment_is_asked_again(tmp_path: Path, clock: _Clock) -> None:
+    """Work of an earlier round, which nobody waits for, would keep a site from what it is at now."""
+    del clock
+    with _opened(tmp_path) as record:
+        courier = WallCourier(_Silent(answer).grid, NODES, record)
+        for round_ in (1, 2, 3):
+            courier.send([_training(round_), _training(round_, "east")])
+            assert courier.next(round_ * 10.0) is None
+        courier.dismiss("east")
+        record.commit()
+    grid = FakeGrid(answer)
+    with _opened(tmp_path) as record:
+        courier = WallCourier(grid.grid, NODES, record)
+        for round_ in (1, 2, 3):
+            courier.send([_training(round_), _training(round_, "east")])
+            assert courier.next(round_ * 10.0) is None
+        courier.dismiss("east")
+        assert grid.pushed == []
+        arrival = courier.next(60)
+    assert [m.metadata.dst_node_id for m in grid.pushed] == [NODES["north"]]
+    assert arrival is not None
+    assert arrival.letter.about == "r/3/a/north/1"

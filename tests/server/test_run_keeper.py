@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from server import run_keeper
 from server.flwr_adapter.runtime import COMPLETED, FAILED, STOPPED, Task
 from server.orders import OrderBook
 from tests.server.keeper_cases import RUN, World
@@ -259,3 +260,24 @@ def test_a_full_disk(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (world.order.state, world.order.starts, world.order.flower_run) == ("finished", 1, 101)
     assert world.named() == [("start", 101), ("finish", 101, COMPLETED, "")]
     assert len(world.children) == 1
+
+
+def test_a_process_that_comes_too_early(world: World) -> None:
+    """While an earlier one still has the journal it is tried again, and that is no failure of the run."""
+    world.work()
+    for _ in range(60):
+        world.die(run_keeper.WAIT_CODE, "process 7 works on this run")
+        world.turn(6)
+    assert not world.keeper.has_ended
+    assert world.order.starts == 1
+    assert sum("process 7 works on this run; tried again" in line for line in world.said) == 60
+
+
+def test_a_process_that_lived_long_counts_anew(world: World) -> None:
+    """Fifty deaths in a year are not fifty failures to start."""
+    world.work()
+    for _ in range(60):
+        world.die(lived_s=3600)
+        world.turn(60)
+    assert not world.keeper.has_ended
+    assert world.order.starts <= 2
