@@ -7,11 +7,12 @@ that is started again knows of no run. In the kind called "own executor" the Sup
 process`` and a ``flower-superexec`` beside it.
 
 In mid-run, at a moment drawn between the ends of rounds 1 and 3, a process is killed (SIGKILL), or stopped
-for 90 s (SIGSTOP). SuperLink and SuperNode are started again 5 s later with the same database and key; a
-SuperNode that then ends is started again after 5, 10, 20, 20 ... s. What counts as completed: Flower lists
-the run as ``finished:completed`` and the ServerApp has seen the end of round 4 within 240 s of the kill. Then
-each round either had the results of all three nodes, or the run is said to be short. A run that has not ended
-by then hangs if no round has ended in its last 120 s.
+for 90 s (SIGSTOP); a ClientApp, the next time that it trains after that moment. SuperLink and SuperNode are
+started again 5 s later with the same database and key; a SuperNode that then ends is started again after 5,
+10, 20, 20 ... s. What counts as completed: Flower lists the run as ``finished:completed`` and the ServerApp
+has seen the end of round 4 within 240 s of the kill. Then each round either had the results of all three
+nodes, or the run is said to be short. A run that has not ended by then hangs if no round has ended in its
+last 120 s.
 """
 
 from __future__ import annotations

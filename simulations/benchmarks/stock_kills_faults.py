@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -85,9 +86,10 @@ class Faults:
             pid = self.at.processes[name].pid
         else:
             below = self.at.family if target == "server_app" else self._below_node()
-            pid = next(iter(_running(below, f"flwr-{target.replace('_', '')}")), 0)
-            if not pid:
+            pids = _running(below, f"flwr-{target.replace('_', '')}")
+            if not pids or (target == "client_app" and not self._trains()):
                 return False
+            pid = max(pids)  # the one before it may not have left yet
         os.kill(pid, signal.SIGSTOP if pause else signal.SIGKILL)
         self.killed.append((target, time.time()))
         if pause:
@@ -99,6 +101,13 @@ class Faults:
             self.at.processes[name].wait(15)
             self._offset = self.at.log(name).stat().st_size
         return True
+
+    def _trains(self) -> bool:
+        """Whether the ClientApp of the node has begun to train and has not done so yet."""
+        file = self.at.folder / "work.jsonl"
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        own = [line["phase"] for line in lines if line["node"] == self.node]
+        return own[-1:] == ["begun"]
 
     def _below_node(self) -> set[int]:
         return descendants([self.at.processes[node_name(self.node)].pid])

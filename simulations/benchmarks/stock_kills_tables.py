@@ -11,6 +11,7 @@ _HEAD = (
     "outcome",
     "Flower's status",
     "rounds done",
+    "exchanges short",
     "next round ended after",
     "SuperNode back after",
     "trainings done",
@@ -47,20 +48,28 @@ def reference(rows: Iterable[dict[str, Any]]) -> str | None:
 
 def sentence(row: dict[str, Any], plain: str | None) -> str:
     """Return what happened in a trial."""
-    first = f"{row['outcome']} ({row['status'] or 'no status'})"
-    if row["struck_s"] is not None:
-        first = f"struck at {row['struck_s']:.0f} s, {row['rounds_before']} rounds done; {first}"
-    parts = [first, f"{row['rounds_done']} rounds ended, {row['trained']} trainings done"]
+    parts = [] if row["struck_s"] is None else [f"struck {row['struck_s']:.0f} s after the start"]
+    parts += [_ending(row), f"{row['rounds_done']} rounds ended and {row['trained']} trainings were done"]
+    if row["next_round_s"] is not None:
+        parts.append(f"the next round ended {row['next_round_s']:.0f} s after the kill")
     parts += [
-        f"round {one['round']} {one['phase']}: {one['results']} results and {one['failures']} failures"
-        f" of {one['sampled']} asked"
+        f"in round {one['round']} {one['sampled']} nodes were asked to {one['phase']},"
+        f" with {one['results']} results and {one['failures']} failures"
         for one in row["short"]
     ]
-    if row["rounds_lost"]:
-        parts.append(f"{row['rounds_lost']} rounds lost")
+    if row["node_starts"]:
+        parts.append(f"SuperNodes were started again {sum(row['node_starts'].values())} times")
     if row["model"]:
-        parts.append(f"model {'as' if row['model'] == plain else 'not as'} undisturbed")
+        parts.append(f"the model is {'as' if row['model'] == plain else 'not as'} undisturbed")
     return "; ".join(parts) + "."
+
+
+def _ending(row: dict[str, Any]) -> str:
+    if row["outcome"] == "failed":
+        after = row["took_s"] - (row["struck_s"] or 0.0)
+        why = f'"{row["details"]}"' if row["details"] else "without a reason"
+        return f"seen as {row['status']} after {after:.0f} s, {why}, {row['rounds_lost']} rounds lost"
+    return f"{row['outcome']}, listed as {row['status'] or 'nothing'} after {row['took_s']:.0f} s"
 
 
 def _cells(own: Sequence[dict[str, Any]], trainings: int, plain: str | None) -> list[str]:
@@ -68,11 +77,18 @@ def _cells(own: Sequence[dict[str, Any]], trainings: int, plain: str | None) -> 
         _counted(row["outcome"] for row in own),
         _counted(row["status"] or "none" for row in own),
         ", ".join(str(row["rounds_done"]) for row in own),
+        ", ".join(_short(row) for row in own),
         _seconds(row["next_round_s"] for row in own),
         _seconds(row["node_back_s"] for row in own),
         f"{', '.join(str(row['trained']) for row in own)} of {trainings}",
         f"{sum(row['model'] is not None and row['model'] == plain for row in own)} of {len(own)}",
     ]
+
+
+def _short(row: dict[str, Any]) -> str:
+    """How many exchanges lacked a result, and how many of them the strategy called a failure."""
+    failed = sum(one["failures"] > 0 for one in row["short"])
+    return f"{len(row['short'])} ({failed} said)" if row["short"] else "0"
 
 
 def _counted(values: Iterable[str]) -> str:

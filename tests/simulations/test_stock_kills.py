@@ -106,14 +106,25 @@ def test_a_moment_comes_after_its_round() -> None:
 
 def test_the_table_and_its_sentences() -> None:
     """A row a kind; the undisturbed model is the reference only if all undisturbed runs agree on it."""
-    plain = found(_TRACE, 3, 2) | {"kind": "undisturbed", "trial": 1, "node_back_s": None}
+    plain = found(_TRACE, 3, 2) | {"kind": "undisturbed", "trial": 1, "node_back_s": None, "node_starts": {}}
     killed = found(replace(_TRACE, log=_log(_SHORT), struck_at=121.0), 3, 2)
-    killed |= {"kind": "killed", "trial": 1, "node_back_s": 12.4, "model": "other"}
+    killed |= {"kind": "killed", "trial": 1, "node_back_s": 12.4, "node_starts": {"2": 2}, "model": "other"}
     assert reference([plain, killed]) == "m2"
     assert reference([plain, plain | {"model": "m3"}]) is None
     text = shown([killed, plain], ["undisturbed", "killed"], 6)
-    assert "| undisturbed | completed 1x | finished:completed 1x | 2 | - | - | 1 of 6 | 1 of 1 |" in text
-    assert (
-        "| killed | completed, short 1x | finished:completed 1x | 2 | 14 s | 12 s | 1 of 6 | 0 of 1 |" in text
+    assert "| undisturbed | completed 1x | finished:completed 1x | 2 | 0 | - | - | 1 of 6 | 1 of 1 |" in text
+    assert "| killed | completed, short 1x | finished:completed 1x | 2 | 2 (1 said) | 14 s | 12 s |" in text
+    assert "in round 2 3 nodes were asked to train, with 2 results and 1 failures" in sentence(killed, "m2")
+
+
+def test_a_failed_run_says_how_long_flower_took_to_see_it() -> None:
+    """Its sentence gives Flower's own reason and the rounds that are gone."""
+    trace = replace(
+        _TRACE,
+        status="finished:failed",
+        details="No heartbeat",
+        struck_at=125.0,
+        progress=_TRACE.progress[:2],
     )
-    assert "round 2 train: 2 results and 1 failures of 3 asked" in sentence(killed, "m2")
+    row = found(trace, 3, 2) | {"node_starts": {}}
+    assert 'seen as finished:failed after 15 s, "No heartbeat", 1 rounds lost' in sentence(row, None)
