@@ -120,6 +120,12 @@ class StockFlower:
         file.write_text(tomlkit.dumps(config), encoding="utf-8")
         return self.flwr("run", str(app), "stock", "--run-config", str(file), *options)
 
+    def listens(self) -> bool:
+        """Whether the SuperLink accepts connections."""
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.ports[0]), timeout=1):
+            return True
+        return False
+
     def log(self, name: str) -> Path:
         """Where a process and those below it write."""
         return self.folder / f"{name}.log"
@@ -149,7 +155,7 @@ def stock_flower(
     at = StockFlower(folder, certificates, _free_ports(1 + nodes), database, own_executor)
     try:
         at.start_link()
-        _await_port(at.ports[0])
+        _await_link(at)
         if own_executor:
             at.start_executor()
         for number in range(nodes):
@@ -201,13 +207,12 @@ def _environment(home: Path) -> dict[str, str]:
     return os.environ | quiet_environment() | own
 
 
-def _await_port(port: int) -> None:
+def _await_link(at: StockFlower) -> None:
     until = time.monotonic() + _START_S
-    while time.monotonic() < until:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return
+    while not at.listens():
+        if time.monotonic() > until:
+            raise RunError("the SuperLink did not start")
         time.sleep(0.1)
-    raise RunError("the SuperLink did not start")
 
 
 def _free_ports(count: int) -> list[int]:

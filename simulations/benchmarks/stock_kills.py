@@ -54,6 +54,7 @@ def main() -> None:
     """Measure and print; see ``--help``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--trials", type=int, default=TRIALS)
+    parser.add_argument("--first", type=int, default=1, help="the number of the first trial")
     parser.add_argument("--together", type=int, default=1, help="how many trials run at the same time")
     parser.add_argument("--only", help="kinds whose names hold this text")
     parser.add_argument("--logs", type=Path, help="a folder to copy the processes' logs to")
@@ -62,7 +63,7 @@ def main() -> None:
     # Each kind once, then each again: what is cut short has seen all kinds.
     cases = [
         (kind, index, number)
-        for number in range(options.trials)
+        for number in range(options.first - 1, options.trials)
         for index, kind in enumerate(KINDS)
         if (options.only or "") in kind.name
     ]
@@ -74,7 +75,7 @@ def main() -> None:
         kind, index, number = case
         return _trial(kind, index, number, options.logs, stopped)
 
-    with ThreadPoolExecutor(options.together) as pool, _set_at_exit(stopped):
+    with ThreadPoolExecutor(options.together) as pool, _stopping(stopped, pool):
         for row in pool.map(trial, cases):
             rows.append(row)
             if options.json:
@@ -85,12 +86,13 @@ def main() -> None:
 
 
 @contextmanager
-def _set_at_exit(stopped: threading.Event) -> Iterator[None]:
-    """Let the trials that still run end their processes and themselves."""
+def _stopping(stopped: threading.Event, pool: ThreadPoolExecutor) -> Iterator[None]:
+    """At the end, let the trials that still run end their processes and themselves, and start no more."""
     try:
         yield
     finally:
         stopped.set()
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _trial(

@@ -37,6 +37,7 @@ class Faults:
         node: the number of the SuperNode that they strike.
         struck_at: when, in Unix seconds; 0 before.
         back_at: when the struck SuperNode was connected again, in Unix seconds; 0 if it was not.
+        link_back_at: when the SuperLink listened again.
         starts: how often each SuperNode was started again.
         killed: the command that was killed or stopped, and when.
     """
@@ -45,11 +46,13 @@ class Faults:
     node: int
     struck_at: float = 0.0
     back_at: float = 0.0
+    link_back_at: float = 0.0
     starts: dict[int, int] = field(default_factory=dict)
     killed: list[tuple[str, float]] = field(default_factory=list)
     _due: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
     _coming: set[int] = field(default_factory=set)
     _offset: int = 0
+    _link_down: bool = False
 
     def strike(self, kind: Kind, gap_s: float) -> bool:
         """Do what the kind says; False while the process to kill is not there yet.
@@ -79,6 +82,8 @@ class Faults:
                 self._start_again(number)
         if self._offset and not self.back_at and CONNECTED in self._said():
             self.back_at = time.time()
+        if self._link_down and self.at.listens():
+            self._link_down, self.link_back_at = False, time.time()
 
     def _hit(self, target: str, *, pause: bool) -> bool:
         name = LINK if target == "link" else node_name(self.node)
@@ -96,6 +101,7 @@ class Faults:
             self._later(PAUSE_S, lambda: self.at.processes[name].send_signal(signal.SIGCONT))
         elif target == "link":
             self.at.processes[name].wait(15)
+            self._link_down = True
             self._later(RESTART_S, self.at.start_link)
         elif target == "node":
             self.at.processes[name].wait(15)

@@ -82,6 +82,7 @@ def run_trial(kind: Kind, plan: Plan, folder: Path, stopped: threading.Event) ->
         "killed": [[target, at_s - begun] for target, at_s in faults.killed],
         "node_back_s": faults.back_at - faults.struck_at if faults.back_at else None,
         "node_starts": faults.starts,
+        "link_back_s": faults.link_back_at - faults.struck_at if faults.link_back_at else None,
     }
 
 

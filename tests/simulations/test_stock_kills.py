@@ -106,14 +106,31 @@ def test_a_moment_comes_after_its_round() -> None:
 
 def test_the_table_and_its_sentences() -> None:
     """A row a kind; the undisturbed model is the reference only if all undisturbed runs agree on it."""
-    plain = found(_TRACE, 3, 2) | {"kind": "undisturbed", "trial": 1, "node_back_s": None, "node_starts": {}}
+    plain = found(_TRACE, 3, 2) | {
+        "kind": "undisturbed",
+        "trial": 1,
+        "node_back_s": None,
+        "link_back_s": None,
+        "node_starts": {},
+    }
     killed = found(replace(_TRACE, log=_log(_SHORT), struck_at=121.0), 3, 2)
-    killed |= {"kind": "killed", "trial": 1, "node_back_s": 12.4, "node_starts": {"2": 2}, "model": "other"}
+    killed |= {
+        "kind": "killed",
+        "trial": 1,
+        "node_back_s": 12.4,
+        "link_back_s": None,
+        "node_starts": {"2": 2},
+        "model": "other",
+    }
     assert reference([plain, killed]) == "m2"
     assert reference([plain, plain | {"model": "m3"}]) is None
     text = shown([killed, plain], ["undisturbed", "killed"], 6)
-    assert "| undisturbed | completed 1x | finished:completed 1x | 2 | 0 | - | - | 1 of 6 | 1 of 1 |" in text
-    assert "| killed | completed, short 1x | finished:completed 1x | 2 | 2 (1 said) | 14 s | 12 s |" in text
+    assert (
+        "| undisturbed | completed 1x | finished:completed 1x | 2 | 0 | - | - | - | 1 of 6 | 1 of 1 |" in text
+    )
+    assert (
+        "| killed | completed, short 1x | finished:completed 1x | 2 | 2 (1 said) | 14 s | - | 12 s |" in text
+    )
     assert "in round 2 3 nodes were asked to train, with 2 results and 1 failures" in sentence(killed, "m2")
 
 
