@@ -56,7 +56,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--first", type=int, default=1, help="the number of the first trial")
     parser.add_argument("--together", type=int, default=1, help="how many trials run at the same time")
-    parser.add_argument("--only", help="kinds whose names hold this text")
+    names = [kind.name for kind in KINDS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="KIND")
     parser.add_argument("--logs", type=Path, help="a folder to copy the processes' logs to")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -65,7 +66,7 @@ def main() -> None:
         (kind, index, number)
         for number in range(options.first - 1, options.trials)
         for index, kind in enumerate(KINDS)
-        if (options.only or "") in kind.name
+        if kind.name in options.only
     ]
     rows: list[dict[str, Any]] = []
     stopped = threading.Event()
@@ -82,7 +83,7 @@ def main() -> None:
                 options.json.write_text(
                     json.dumps(_summary(rows, options), indent=1) + "\n", encoding="utf-8"
                 )
-    print(shown(rows, [kind.name for kind in KINDS], NODES * ROUNDS))
+    print(shown(rows, names, NODES * ROUNDS))
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 All arguments of ``flwr.serverapp.strategy.FedAvg`` and ``start`` are Flower's defaults: every connected node
 trains and evaluates (fractions 1.0), at least 2 nodes must be connected, a round waits for its replies up to
-3600 s. The number of rounds is given, and an ``evaluate_fn`` that writes down each round's model.
+3600 s. The number of rounds is given, and an ``evaluate_fn`` that writes down each round's model; what the
+strategy logs goes to a file too.
 
 Values and example counts are powers of two and small whole numbers, so that every sum is exact and the order
 in which replies come changes no bit of the model.
@@ -32,7 +33,7 @@ out = ""
 """
 # One line of progress.jsonl for each round, 0 before the first, and one when all is done.
 SERVER = """
-import hashlib, json, time
+import hashlib, json, logging, time
 import numpy as np
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.serverapp import ServerApp
@@ -48,6 +49,7 @@ def note(out, round_, arrays, done=False):
 @app.main()
 def main(grid, context):
     out, rounds = context.run_config["out"], context.run_config["rounds"]
+    logging.getLogger("flwr").addHandler(logging.FileHandler(out + "/strategy.log"))
 
     def evaluate(round_, arrays):
         note(out, round_, arrays)

@@ -22,7 +22,7 @@ class Trace:
     Attributes:
         progress: one line a round (``round``, ``at``, ``model``, ``done``), 0 before the first.
         work: one line when a client begins to train and one when it has (``node``, ``round``, ``phase``).
-        log: what `flwr log` shows of the ServerApp.
+        log: what the strategy logged.
         status: what `flwr list` shows last, as ``finished:completed``.
     """
 

@@ -29,7 +29,7 @@ NODES, ROUNDS = 3, 4
 FIRST, LAST = 1, 3  # the fault comes at a moment between the ends of these rounds
 BOUND_S = 240.0  # from the kill
 UNTIL_S = 600.0  # from the submission of a run, if nothing is done to it
-_CONNECT_S, _ASK_S, _POLL_S = 180.0, 10.0, 0.3
+_CONNECT_S, _COMMAND_S, _ASK_S, _POLL_S = 180.0, 120.0, 10.0, 0.3
 
 
 @dataclass(frozen=True)
@@ -64,15 +64,14 @@ def run_trial(kind: Kind, plan: Plan, folder: Path, stopped: threading.Event) ->
         run, begun = str(json.loads(said)["run-id"]), time.time()
         faults = Faults(at, plan.node)
         state = _follow(run, begun, kind, plan, faults, stopped)
-        ended, log = time.time(), _asked(at, "log", run, "stock", "--show")
-    (folder / "serverapp.log").write_text(log, encoding="utf-8")
+        ended = time.time()
     trace = Trace(
         begun=begun,
         ended=ended,
         struck_at=faults.struck_at,
         progress=_lines(folder / "progress.jsonl"),
         work=_lines(folder / "work.jsonl"),
-        log=log,
+        log=(folder / "strategy.log").read_text(encoding="utf-8"),
         status=str(state.get("status", "")),
         details=str(state.get("status-details", "")),
     )
@@ -142,7 +141,7 @@ def _listed(at: StockFlower, run: str) -> dict[str, Any]:
 def _asked(at: StockFlower, *arguments: str) -> str:
     """What Flower's command says; "" if the SuperLink does not answer."""
     with suppress(RunError, subprocess.TimeoutExpired):
-        return at.flwr(*arguments, timeout_s=30)
+        return at.flwr(*arguments, timeout_s=_COMMAND_S)
     return ""
 
 
