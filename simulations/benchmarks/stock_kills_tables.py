@@ -58,6 +58,8 @@ def sentence(row: dict[str, Any], plain: str | None) -> str:
         f" with {one['results']} results and {one['failures']} failures"
         for one in row["short"]
     ]
+    if row["link_back_s"] is not None:
+        parts.append(f"the SuperLink listened again after {row['link_back_s']:.0f} s")
     if row["node_starts"]:
         parts.append(f"SuperNodes were started again {sum(row['node_starts'].values())} times")
     if row["model"]:
