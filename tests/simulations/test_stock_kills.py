@@ -143,5 +143,5 @@ def test_a_failed_run_says_how_long_flower_took_to_see_it() -> None:
         struck_at=125.0,
         progress=_TRACE.progress[:2],
     )
-    row = found(trace, 3, 2) | {"node_starts": {}}
+    row = found(trace, 3, 2) | {"node_starts": {}, "link_back_s": None}
     assert 'seen as finished:failed after 15 s, "No heartbeat", 1 rounds lost' in sentence(row, None)
