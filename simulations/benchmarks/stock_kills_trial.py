@@ -6,6 +6,7 @@ import json
 import subprocess
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,18 +92,22 @@ def _follow(
     """Watch the run, strike at its moment, and return how Flower lists it at its end or at the bound."""
     at, asked = faults.at, begun
     state: dict[str, Any] = {}
-    while time.time() < (faults.struck_at + BOUND_S if faults.struck_at else begun + UNTIL_S):
-        _sleep(stopped)
-        progress = _lines(at.folder / "progress.jsonl")
-        if kind.targets and not faults.struck_at and come(progress, plan.moment):
-            faults.strike(kind, plan.gap_s)
-        at.watch()
-        faults.tick(NODES)
-        done = bool(progress) and progress[-1]["done"]
-        if time.time() > asked + _ASK_S and (faults.struck_at or done):
-            asked, state = time.time(), _listed(at, run) or state
-            if str(state.get("status", "")).startswith("finished"):
-                return state
+    with ThreadPoolExecutor(1) as asker:  # an answer may take long, and what is due must not wait for it
+        answer: Future[dict[str, Any]] | None = None
+        while time.time() < (faults.struck_at + BOUND_S if faults.struck_at else begun + UNTIL_S):
+            _sleep(stopped)
+            progress = _lines(at.folder / "progress.jsonl")
+            if kind.targets and not faults.struck_at and come(progress, plan.moment):
+                faults.strike(kind, plan.gap_s)
+            at.watch()
+            faults.tick(NODES)
+            done = bool(progress) and progress[-1]["done"]
+            if answer and answer.done():
+                state, answer = answer.result() or state, None
+                if str(state.get("status", "")).startswith("finished"):
+                    return state
+            elif not answer and time.time() > asked + _ASK_S and (faults.struck_at or done):
+                asked, answer = time.time(), asker.submit(_listed, at, run)
     return _listed(at, run) or state
 
 
