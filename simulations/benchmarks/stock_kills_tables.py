@@ -103,7 +103,7 @@ def _seconds(values: Iterable[float | None]) -> str:
     found = list(values)
     if all(value is None for value in found):
         return "-"
-    return ", ".join("never" if value is None else f"{value:.0f} s" for value in found)
+    return ", ".join("not by the end" if value is None else f"{value:.0f} s" for value in found)
 
 
 def _sorted(rows: Sequence[dict[str, Any]], kinds: Sequence[str]) -> list[dict[str, Any]]:
