@@ -61,6 +61,7 @@ benchmarks: .venv/.tools ## Measure all figures of the README anew (about three 
 	$(call benchmark,no_op_round,no_op_round)
 	$(call benchmark,hostile_messages,hostile_messages)
 	$(call benchmark,journal_cost,journal_cost)
+	$(BIN)/python simulations/benchmarks/stock_kills.py --together 3 --json docs/results/stock_kills.json | tee docs/results/stock_kills.md
 	$(BIN)/python simulations/benchmarks/readme_tables.py
 
 chaos: .venv/.tools ## Kill anything: every journal step, and real processes at seeded moments (about two hours)

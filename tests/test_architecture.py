@@ -61,7 +61,7 @@ ONLY_IN = {
         "server/provision.py",
         "clients/flwr_adapter.py",
         "simulations/sealed.py",
-        "simulations/benchmarks/stock_round.py",
+        "simulations/benchmarks/stock_flower.py",
     },
     "uvicorn": {"server/listeners.py", "clients/flwr_adapter.py"},
     "httpx": {
