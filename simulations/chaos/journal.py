@@ -30,6 +30,7 @@ from protocol.errors import ConsiliumError, DataError
 from protocol.records import parts_of, record_of
 from server.federation import Terms, federate, to_toml
 from server.flwr_adapter import task_identity
+from server.journal.content import FOLDER
 from server.journal.disk import Disk
 from server.journal.states import Standing, standings
 from server.journal.store import JournalError
@@ -259,13 +260,22 @@ def _ending(folder: Path) -> Ending:
 
 
 def _mark(folder: Path) -> str:
-    """Return what a run that goes on from a folder can tell: its rows, but for their times, and files."""
-    found = hashlib.sha256()
+    """Return what a run that goes on from a folder can tell: its rows, but for their times, and files.
+
+    Files that no row names are left out: content that is whole, as it would be written again under the same
+    name, and what was being written aside, which nothing reads.
+    """
+    found, named = hashlib.sha256(), ""
     try:
         for row in rows(folder):
-            found.update(repr((row.kind, row.key, sorted(row.body.items()))).encode())
+            body = repr((row.kind, row.key, sorted(row.body.items())))
+            found.update(body.encode())
+            named += body
     except ConsiliumError as error:
         found.update(str(type(error)).encode())
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("journal.")):
-        found.update(repr(path.relative_to(folder)).encode() + hashlib.sha256(path.read_bytes()).digest())
+        digest = hashlib.sha256(path.read_bytes())
+        is_spare = path.parent.name == FOLDER and path.name == digest.hexdigest() and path.name not in named
+        if not is_spare and not path.name.endswith(".aside"):
+            found.update(repr(path.relative_to(folder)).encode() + digest.digest())
     return found.hexdigest()
