@@ -12,6 +12,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -153,10 +154,11 @@ def write_aside(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
-        sync_folder(path.parent)
     except OSError:
         aside.unlink(missing_ok=True)
         raise
+    with suppress(OSError):  # the new text is there, if not for certain after a power cut
+        sync_folder(path.parent)
 
 
 def read_json(path: Path) -> dict[str, Any]:

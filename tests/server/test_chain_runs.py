@@ -304,10 +304,12 @@ def test_a_site_that_lost_its_memory_gets_the_models_again(folder: Path) -> None
 
 
 def test_a_site_that_joins_later_gets_the_models(folder: Path) -> None:
-    """Whoever comes after upstream is over is told what it predicts all the same."""
+    """Whoever comes after upstream is over is told what it predicts: in the query, of which it keeps nothing,
+    and with its first assignment.
+    """
     made = two(folder, rounds=5, sites=sites(gamma={"from_round": 4}))
     found = run(made, folder, name="late")
-    assert Counter(_carried(found)) == {(site, "side"): 1 for site in NAMES}
+    assert Counter(_carried(found)) == {(site, "side"): 1 + (site == "gamma") for site in NAMES}
     rows = [r for r in found.summary["allocations"] if (r["site"], r["subtask"]) == ("gamma", "verdict")]
     assert {row["round"] for row in rows} == {4, 5}
 

@@ -192,7 +192,7 @@ def _app() -> Callable[..., Message]:
 EVALUATIONS: Mapping[str, tuple[Fault, str]] = {
     "more rows than it has": (says(Evaluation, num_examples=10**6), "more validation rows"),
     "another site": (says(Evaluation, site="alpha"), "another site's name"),
-    "too many bytes": (gives(lambda a: a | {"x": np.zeros(10**6)}), "more than the"),
+    "too many bytes": (gives(lambda a: a | {"x": np.zeros(10**6)}), "at most"),
     "too many arrays": (
         gives(lambda a: a | {f"x{i}": np.zeros(0) for i in range(5000)}),
         "allowed here|at most",
