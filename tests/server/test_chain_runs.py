@@ -304,9 +304,7 @@ def test_a_site_that_lost_its_memory_gets_the_models_again(folder: Path) -> None
 
 
 def test_a_site_that_joins_later_gets_the_models(folder: Path) -> None:
-    """Whoever comes after upstream is over is told what it predicts: in the query, of which it keeps nothing,
-    and with its first assignment.
-    """
+    """Whoever comes after upstream is over is told: in the query, which it forgets, and in its assignment."""
     made = two(folder, rounds=5, sites=sites(gamma={"from_round": 4}))
     found = run(made, folder, name="late")
     assert Counter(_carried(found)) == {(site, "side"): 1 + (site == "gamma") for site in NAMES}
