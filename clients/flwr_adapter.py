@@ -28,6 +28,7 @@ from flwr.proto.fleet_pb2 import DeactivateNodeRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.inflatable import inflatable_utils
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
@@ -35,6 +36,7 @@ from flwr.supercore.interceptors import (
 )
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode import fleet_http_connection, start_client_internal
@@ -42,6 +44,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.main import create_app
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.nodestate import NodeStateFactory
+from flwr.supernode.runtime import run_clientapp
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from clients.naps import FAST_S, SLOW_S, Naps
@@ -124,10 +127,21 @@ def shorten_pulls() -> None:
 def pull_while_sent(object_ids: list[str], pull_object_fn: Callable[[str], bytes]) -> dict[str, bytes]:
     """Pull a message's pieces, and give it up where its sender has died between its name and its pieces.
 
-    Flower waits two hours for them, and takes no other message meanwhile. The server asks again.
+    Flower waits two hours for them, and takes no other message meanwhile. The server asks again. Where the
+    run was ended meanwhile, Flower would leave the message in hand for ever: as an error it is put away.
     """
     within_s = UNSENT_S + UNSENT_EACH_S * len(object_ids)
-    return inflatable_utils.pull_objects(object_ids, pull_object_fn, max_time=within_s)
+    try:
+        return inflatable_utils.pull_objects(object_ids, pull_object_fn, max_time=within_s)
+    except RunNotRunningException:
+        raise RuntimeError("the run was ended before its message had come") from None
+
+
+def inflate_while_sent(object_tree: Any, *given: Any, **named: Any) -> Any:
+    """Take a message from the SuperNode as Flower does, and no longer than that may wait for its pieces."""
+    pieces = sum(1 for _ in iterate_object_tree(object_tree))
+    named["max_time"] = 2 * (UNSENT_S + UNSENT_EACH_S * pieces)
+    return inflatable_utils.pull_and_inflate_object_from_tree(object_tree, *given, **named)
 
 
 def _client_class(
@@ -228,6 +242,7 @@ class TaskDesk:
 
     def __init__(self, address: str, superexec_secret: bytes) -> None:
         shorten_pulls()
+        _replace(run_clientapp, "pull_and_inflate_object_from_tree", inflate_while_sent)
         self._token, self._closed = _Token(), threading.Event()
         guard = SuperExecAuthHttpInterceptor(master_secret=superexec_secret, protected_methods={ACQUIRE})
         version = RuntimeVersionHttpInterceptor(component_name="consilium")

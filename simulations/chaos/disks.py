@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -35,6 +35,7 @@ class WatchedDisk(Disk):
     in_row: int = _IN_ROW
     steps: list[str] = field(default_factory=list)
     loose: list[Loose] = field(default_factory=list)
+    _removed: tuple[Loose, dict[Path, bytes]] | None = None
 
     def write(self, path: Path, data: bytes) -> None:
         """Make a file anew: until it is synced, none of it may be there, or a part."""
@@ -74,8 +75,14 @@ class WatchedDisk(Disk):
         """Remove a file: until its folder is synced, it may be there."""
         before = path.read_bytes() if path.exists() else None
         self._step("remove", lambda: super(WatchedDisk, self).remove(path))
-        if before is not None:
-            self.loose.append(Loose(path.parent, lambda root: _put(self._in(root, path), before)))
+        if before is None:
+            return
+        if self._removed is None or self.loose[-1:] != [self._removed[0]]:  # removed together, lost together
+            files: dict[Path, bytes] = {}
+            one = Loose(path.parent, lambda root: _put_all({self._in(root, p): d for p, d in files.items()}))
+            self._removed = (one, files)
+            self.loose.append(one)
+        self._removed[1][path] = before
 
     def commit(self, transaction: Callable[[], T]) -> T:
         """Carry a transaction out."""
@@ -161,6 +168,7 @@ def _cut(path: Path, part: bytes) -> None:
         path.write_bytes(part)
 
 
-def _put(path: Path, data: bytes) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(data)
+def _put_all(files: Mapping[Path, bytes]) -> None:
+    for path, data in files.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from flwr.proto import fleet_pb2, runtime_pb2
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supernode import fleet_http_connection, start_client_internal
 
@@ -23,8 +24,9 @@ RUN = "flwr.supernode.runtime.run_clientapp"
 CALLS = {
     ("flwr.supercore.inflatable.inflatable_utils", "pull_objects"): {"initial_backoff", "backoff_cap"},
     ("flwr.supercore.inflatable.inflatable_utils", "pull_and_inflate_object_from_tree"): {
-        "initial_backoff", "backoff_cap",
+        "initial_backoff", "backoff_cap", "max_time",
     },
+    ("flwr.supercore.inflatable.inflatable_object", "iterate_object_tree"): {"tree"},
     (HTTP, "RuntimeTokenHttpInterceptor"): {"token"},
     (HTTP, "RuntimeTokenHttpInterceptor.intercept"): {"context", "call_next"},
     (HTTP, "RuntimeVersionHttpInterceptor"): {"component_name"},
@@ -78,6 +80,9 @@ NAMES = [
     ("flwr.supernode.fleet_http_connection", "FleetHttpClient"),
     ("flwr.supernode.start_client_internal", "time"),
     ("flwr.supernode.start_client_internal", "pull_objects"),
+    ("flwr.supernode.runtime", "run_clientapp"),
+    ("flwr.supernode.runtime.run_clientapp", "pull_and_inflate_object_from_tree"),
+    ("flwr.supercore.run", "RunNotRunningException"),
 ]
 
 
@@ -205,6 +210,30 @@ def test_a_message_whose_pieces_never_come_is_given_up(monkeypatch: pytest.Monke
     with pytest.raises(inflatable_utils.ObjectPullError):
         flwr_adapter.pull_while_sent(["a", "b"], pull_object_fn=never)
     assert flwr_adapter.pull_while_sent(["a"], pull_object_fn=str.encode) == {"a": b"a"}
+
+
+def test_a_message_of_a_run_that_was_ended_is_put_away() -> None:
+    """Flower would leave it in hand, and whoever takes it would wait for its pieces for two hours."""
+    source = inspect.getsource(start_client_internal._pull_and_store_message)
+    inner = source[source.index("pull_objects(") : source.index("finish_task(")]
+    assert "except Exception" in inner
+
+    def ended(object_id: str) -> bytes:
+        raise start_client_internal.RunNotRunningException(object_id)
+
+    with pytest.raises(RuntimeError, match="the run was ended"):
+        flwr_adapter.pull_while_sent(["a"], pull_object_fn=ended)
+
+
+def test_an_agent_waits_for_pieces_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice as long as its SuperNode does, for the message and each of its pieces."""
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(
+        inflatable_utils, "pull_and_inflate_object_from_tree", lambda *_, **named: seen.update(named)
+    )
+    tree = ObjectTree(object_id="a", children=[ObjectTree(object_id="b"), ObjectTree(object_id="c")])
+    flwr_adapter.inflate_while_sent(tree, None, None, return_type=None)
+    assert seen["max_time"] == 2 * (flwr_adapter.UNSENT_S + 3 * flwr_adapter.UNSENT_EACH_S)
 
 
 @pytest.mark.parametrize(
