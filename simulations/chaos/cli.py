@@ -17,7 +17,7 @@ from simulations.chaos.collaboration import site_names, site_tables, terms
 from simulations.chaos.plan import Trial, long_form, short_form
 from simulations.chaos.real import Arena, Calm, Result
 from simulations.chaos.sites_lost import Lost
-from simulations.chaos.tables import as_json, markdown, passed
+from simulations.chaos.tables import as_json, combined, markdown, passed
 from simulations.deployed import deployed
 
 _SITES = 3
@@ -29,20 +29,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="simulations.chaos", description="Kill processes at seeded moments."
     )
-    form = parser.add_mutually_exclusive_group(required=True)
-    form.add_argument("--short", action="store_true", help="four trials, and few cases of lost sites")
-    form.add_argument(
-        "--long", action="store_true", help="54 trials, all cases of lost sites (about an hour)"
-    )
+    parser.add_argument("--short", action="store_true", help="four trials, and few cases of lost sites")
+    parser.add_argument("--long", action="store_true", help="54 trials, all cases of lost sites (an hour)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, nargs="*", help="numbers of trials; no lost sites then")
+    parser.add_argument("--losses", action="store_true", help="the cases of lost sites alone")
+    parser.add_argument("--combine", type=Path, nargs="+", help="show parts that were carried out apart")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if not (options.short or options.long or options.combine):
+        parser.error("give --short, --long or --combine")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)  # so that every process of the federation is ended
+    if options.combine:
+        calm, results, losses = combined([json.loads(path.read_text()) for path in options.combine])
+    else:
+        calm, results, losses = _carried_out(options)
+    if options.json:
+        found = as_json(calm, results, losses, options.seed)
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(markdown(calm, results, losses))
+    sys.exit(0 if passed(results, losses) else 1)
+
+
+def _carried_out(options: argparse.Namespace) -> tuple[Calm, list[Result], list[Lost]]:
     trials = (long_form if options.long else short_form)(options.seed, _SITES)
     if options.only is not None:
         trials = tuple(trial for trial in trials if trial.number in options.only)
+    trials = () if options.losses else trials
     with tempfile.TemporaryDirectory(prefix="consilium-chaos-") as scratch:
         folder = Path(scratch)
         calm, results, losses = _on_three(folder, trials, options.seed, with_losses=options.only is None)
@@ -50,11 +64,7 @@ def main() -> None:
             losses += _on_five(folder, options.seed)
         if options.only is None:
             losses += _in_process(folder, options.seed, is_long=options.long)
-    if options.json:
-        found = as_json(calm, results, losses, options.seed)
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    sys.stdout.write(markdown(calm, results, losses))
-    sys.exit(0 if passed(results, losses) else 1)
+    return calm, results, losses
 
 
 def _on_three(
@@ -64,7 +74,7 @@ def _on_three(
     names, at_folder = site_names(_SITES), _made(folder / "three")
     with deployed(at_folder, site_tables(at_folder, names)) as at:
         arena = Arena(at, terms(_SITES), names)
-        calm = arena.undisturbed()
+        calm = arena.undisturbed() if trials else Calm(0.0, {}, 0)
         _tell(f"undisturbed: {calm.seconds:.1f} s, {calm.trainings} trainings")
         results = [_told(arena.carry_out(trial)) for trial in trials]
         loss = lost_real.Loss(at)

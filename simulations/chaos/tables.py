@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simulations.chaos.plan import failure_bound
@@ -33,6 +33,18 @@ def as_json(calm: Calm, results: Sequence[Result], losses: Sequence[Lost], seed:
         "trials": [result.as_json() for result in results],
         "sites_lost": [loss.as_json() for loss in losses],
     }
+
+
+def combined(parts: Sequence[Mapping[str, Any]]) -> tuple[Calm, list[Result], list[Lost]]:
+    """Return what the parts came to together, each as ``as_json`` gave it; the slowest calm run counts."""
+    trials = [Result(**_own(one, "kinds")) for part in parts for one in part["trials"]]
+    losses = [Lost(**_own(one)) for part in parts for one in part["sites_lost"]]
+    calm = max((part["undisturbed_s"], part["undisturbed_trainings"]) for part in parts)
+    return Calm(calm[0], {}, calm[1]), sorted(trials, key=lambda t: t.number), losses
+
+
+def _own(one: Mapping[str, Any], *tuples: str) -> dict[str, Any]:
+    return {k: tuple(v) if k in tuples else v for k, v in one.items() if k != "passed"}
 
 
 def markdown(calm: Calm, results: Sequence[Result], losses: Sequence[Lost]) -> str:

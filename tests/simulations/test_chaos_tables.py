@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 from simulations.chaos.real import Calm, Result
 from simulations.chaos.sites_lost import Lost
-from simulations.chaos.tables import as_json, markdown, passed, quantile
+from simulations.chaos.tables import as_json, combined, markdown, passed, quantile
 
 CALM = Calm(12.0, {"final": "0"}, 18)
 
@@ -53,3 +55,12 @@ def test_quantiles() -> None:
     assert quantile([3.0, 1.0, 2.0], 0.5) == 2
     assert quantile([3.0, 1.0, 2.0], 0.99) == 3
     assert quantile([5.0], 0.5) == 5
+
+
+def test_parts_that_were_carried_out_apart_are_shown_together() -> None:
+    """In the order of their numbers, with the same words as if they had been one."""
+    results = [_result(n) for n in range(1, 5)]
+    losses = [Lost("real", 3, 1, 8, ["site-1"], 0.5)]
+    first, second = as_json(CALM, results[1:], losses, 0), as_json(CALM, results[:1], [], 0)
+    found = combined([json.loads(json.dumps(one)) for one in (first, second)])
+    assert markdown(*found) == markdown(CALM, results, losses)
