@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -44,7 +45,6 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.main import create_app
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.nodestate import NodeStateFactory
-from flwr.supernode.runtime import run_clientapp
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from clients.naps import FAST_S, SLOW_S, Naps
@@ -242,7 +242,10 @@ class TaskDesk:
 
     def __init__(self, address: str, superexec_secret: bytes) -> None:
         shorten_pulls()
-        _replace(run_clientapp, "pull_and_inflate_object_from_tree", inflate_while_sent)
+        # By the function that uses it: the module itself also holds what runs apps, which no site imports.
+        _replace(
+            sys.modules[pull_task_input.__module__], "pull_and_inflate_object_from_tree", inflate_while_sent
+        )
         self._token, self._closed = _Token(), threading.Event()
         guard = SuperExecAuthHttpInterceptor(master_secret=superexec_secret, protected_methods={ACQUIRE})
         version = RuntimeVersionHttpInterceptor(component_name="consilium")

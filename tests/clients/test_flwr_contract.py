@@ -80,7 +80,6 @@ NAMES = [
     ("flwr.supernode.fleet_http_connection", "FleetHttpClient"),
     ("flwr.supernode.start_client_internal", "time"),
     ("flwr.supernode.start_client_internal", "pull_objects"),
-    ("flwr.supernode.runtime", "run_clientapp"),
     ("flwr.supernode.runtime.run_clientapp", "pull_and_inflate_object_from_tree"),
     ("flwr.supercore.run", "RunNotRunningException"),
 ]
