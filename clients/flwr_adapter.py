@@ -242,7 +242,7 @@ class TaskDesk:
 
     def __init__(self, address: str, superexec_secret: bytes) -> None:
         shorten_pulls()
-        # By the function that uses it: the module itself also holds what runs apps, which no site imports.
+        # By the function that uses it: its module also holds what runs apps, which no site imports.
         _replace(
             sys.modules[pull_task_input.__module__], "pull_and_inflate_object_from_tree", inflate_while_sent
         )
