@@ -32,8 +32,9 @@ from server.journal.store import JournalError
 from server.learner import Learner
 from server.learners import make
 from server.models import keep_reached, write_models, write_state
+from server.open_record import holds_record, open_record
 from server.preparation import Prepared, prepare, with_public
-from server.record import Record, holds_record, open_record
+from server.record import Record
 from server.report import write_report
 from server.roll_call import ByNodes, ByProfile, RollCall
 from server.simulated_courier import SimulatedCourier, SimulatedSites
@@ -44,7 +45,7 @@ from server.turns import TurnsGrid
 from server.upstream import ChainedCourier, Chains, worse_than_ablated
 from server.upstream import as_json as chain_entries
 from server.wall_courier import WallCourier
-from server.whole import as_json, measure_wholes
+from server.whole import Whole, as_json, measure_wholes
 
 Clock = Literal["simulated", "wall"]
 COLLABORATION = "collaboration.toml"
@@ -172,19 +173,12 @@ def _federate(
         raise stopped
     outcomes = _conclude(conductor, chains, terms, tell)
     wholes = measure_wholes(courier, collaboration, learners, terms.run, notes)
-    wall_s = time.monotonic() - started
-    summary = build_summary(conductor, outcomes, engine=terms.engine, wall_s=wall_s, ended=conductor.ended)
-    per_part = {name: entry["collaboration"]["global"] for name, entry in summary["subtasks"].items()}
-    families = {family.name: family.as_json() for family in conductor.families}
-    summary["decompositions"] = as_json(wholes, per_part) | families
-    summary["chains"] = chain_entries(collaboration, outcomes, per_part)
-    summary["notes"] = [*summary["notes"], *worse_than_ablated(summary["chains"]), *record.changes()]
-    summary["processes"] = max(1, len(record.leases()))
+    summary = _summed_up(conductor, outcomes, wholes, terms.engine, time.monotonic() - started)
     for name, outcome in outcomes.items():
         settled = chains.settled.get(name)
-        write_models(terms.folder, learners[name].prepared.subtask, outcome, summary, settled, record.write)
+        write_models(terms.folder, learners[name].prepared.subtask, outcome, summary, settled, record)
     for name, whole in wholes.items():
-        write_state(terms.folder, name, whole.state, record.write)
+        write_state(terms.folder, name, whole.state, record)
     record.write(terms.folder / SUMMARY, as_text(summary).encode())
     if stopped is not None:
         write_report(summary, terms.folder / "report.html")
@@ -192,11 +186,30 @@ def _federate(
     return summary
 
 
+def _summed_up(
+    conductor: Conductor,
+    outcomes: Mapping[str, Outcome],
+    wholes: Mapping[str, Whole],
+    engine: str,
+    wall_s: float,
+) -> dict[str, Any]:
+    """Return the summary of a run that is over; ``wall_s`` is that of this process."""
+    record = conductor.record
+    summary = build_summary(conductor, outcomes, engine=engine, wall_s=wall_s, ended=conductor.ended)
+    per_part = {name: entry["collaboration"]["global"] for name, entry in summary["subtasks"].items()}
+    families = {family.name: family.as_json() for family in conductor.families}
+    summary["decompositions"] = as_json(wholes, per_part) | families
+    summary["chains"] = chain_entries(conductor.collaboration, outcomes, per_part)
+    summary["notes"] = [*summary["notes"], *worse_than_ablated(summary["chains"]), *record.changes()]
+    summary["processes"] = max(1, len(record.leases()))
+    return summary
+
+
 def _keep_finals(folder: Path, learners: Mapping[str, Learner], record: Record) -> None:
     """Write what a run that was stopped had reached: no site is asked how good it is."""
     for name, learner in learners.items():
         if (reached := learner.final()) is not None:
-            keep_reached(folder, name, reached[1], record.write)
+            keep_reached(folder, name, reached[1], record)
 
 
 def _went_on(record: Record) -> str:

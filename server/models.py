@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,16 @@ from protocol.arrays import Arrays
 from protocol.bounds import Frozen, Name
 from protocol.codec import decode, encode
 from protocol.errors import ConsiliumError, DataError
-from protocol.files import sync_folder
 from protocol.fusing import FINAL, Candidate
 from protocol.messages import Subtask
 from protocol.parts import SettledModel
 from protocol.records import MAX_ARRAY_BYTES
 from server.finale import Outcome
+from server.record import Record
 
 CARD = "README.md"
 MANIFEST = "model.json"
 FUSION = "_fusion"
-# Writes a file, whole or not at all, and to last (``Record.write``).
-Write = Callable[[Path, bytes], None]
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 class Pool(Frozen):
@@ -60,16 +54,16 @@ def write_models(
     subtask: Subtask,
     outcome: Outcome,
     summary: Mapping[str, Any],
-    settled: SettledModel | None = None,
-    write: Write = _write,
+    settled: SettledModel | None,
+    record: Record,
 ) -> None:
     """Write ``models/SUBTASK/``: one safetensors file a candidate, the fusion's state, manifest and card."""
-    target = _folder(folder, subtask.name)
+    target = _made(folder, subtask.name, record)
     if not outcome.candidates:
         return
     for candidate in outcome.candidates:
-        write(target / f"{candidate.name}.safetensors", encode(outcome.models[candidate.name]))
-    write(target / f"{FUSION}.safetensors", encode(outcome.state))
+        record.write(target / f"{candidate.name}.safetensors", encode(outcome.models[candidate.name]))
+    record.write(target / f"{FUSION}.safetensors", encode(outcome.state))
     manifest = Manifest(
         subtask=subtask,
         rule=outcome.rule,
@@ -77,21 +71,19 @@ def write_models(
         pools=_pools(outcome, subtask),
         settled=settled,
     )
-    write(target / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
-    write(target / CARD, _card(manifest, summary).encode())
+    record.write(target / MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode())
+    record.write(target / CARD, _card(manifest, summary).encode())
 
 
-def keep_reached(folder: Path, subtask: str, arrays: Arrays, write: Write = _write) -> None:
+def keep_reached(folder: Path, subtask: str, arrays: Arrays, record: Record) -> None:
     """Write the final model of a subtask whose run was stopped: its arrays alone, as nobody measured it."""
-    write(_folder(folder, subtask) / f"{FINAL}.safetensors", encode(arrays))
+    record.write(_made(folder, subtask, record) / f"{FINAL}.safetensors", encode(arrays))
 
 
-def _folder(folder: Path, name: str) -> Path:
-    """Make ``models/NAME/``, to last."""
+def _made(folder: Path, name: str, record: Record) -> Path:
+    """Return the folder ``models/NAME/``, which is there then."""
     target = folder / "models" / name
-    for made in (target.parent, target):
-        made.mkdir(exist_ok=True)
-        sync_folder(made.parent)
+    record.make_folder(target)
     return target
 
 
@@ -120,10 +112,10 @@ def read_arrays(folder: Path, subtask: str, name: str) -> dict[str, NDArray[Any]
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def write_state(folder: Path, whole: str, state: Arrays, write: Write = _write) -> None:
+def write_state(folder: Path, whole: str, state: Arrays, record: Record) -> None:
     """Write what the fusion of a whole needs beside its parts' models, if anything, to ``models/WHOLE/``."""
     if state:
-        write(_folder(folder, whole) / f"{FUSION}.safetensors", encode(state))
+        record.write(_made(folder, whole, record) / f"{FUSION}.safetensors", encode(state))
 
 
 def read_upstream(

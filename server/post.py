@@ -75,7 +75,8 @@ class Post:
         chosen = {next(self._numbers): x for x in letters if x.site in self.nodes}
         if not chosen:
             return now_s
-        named = [[n, x.site, x.message_type, x.about, _mark(x)] for n, x in chosen.items()]
+        keeps = self.record.keeps  # what is not kept is not compared, and need not be hashed
+        named = [[n, x.site, x.message_type, x.about, _mark(x) if keeps else ""] for n, x in chosen.items()]
         said = self.record.replayed("sent")
         if said is None:
             said = self.record.note("sent", "", {"at_s": now_s, "letters": named})

@@ -10,36 +10,23 @@ save, and none to forget: a decision that came out otherwise would be found at i
 from __future__ import annotations
 
 import json
-import os
-import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 
 from protocol.arrays import Arrays
-from protocol.bundle import bundle_digest, make_bundle
 from protocol.codec import decode, encode
-from protocol.errors import ConfigError
 from protocol.records import MAX_ARRAY_BYTES
-from server.journal.content import FOLDER, Content
-from server.journal.database import at_url, in_file
+from server.journal.content import Content
 from server.journal.disk import Disk
-from server.journal.elsewhere import choose, find, keep
-from server.journal.place import check_local, lock
-from server.journal.store import FORM, Journal, JournalError, Row, why
-from server.journal.tables import FILE_NAME, only_run
+from server.journal.store import Journal, JournalError, Row
 
 Json = dict[str, Any]
 Kept = dict[str, Any]
-BEGUN, ENDED = "begun", "ended"
-_LOCK_NAME = "journal.lock"
+ENDED = "ended"
 _BITS = ("release", "python", "torch", "numpy", "machine", "device", "threads")
 _AS_IT_BEGAN = "resume it with the release and the files that it began with"
 
@@ -58,7 +45,6 @@ class Record:
         journal: None for what needs no record: a rehearsal, a plan.
         rows: what the journal holds already.
         disk: the seam.
-        folder: the run's, with what it leaves.
     """
 
     def __init__(
@@ -67,9 +53,8 @@ class Record:
         journal: Journal | None = None,
         rows: Iterable[Row] = (),
         disk: Disk | None = None,
-        folder: Path | None = None,
     ) -> None:
-        self._disk, self._folder = disk or Disk(), folder
+        self._disk = disk or Disk()
         self._content, self._journal, self._rows = content, journal, iter(rows)
         self._next: Row | None = next(self._rows, None)
         self._lock: IO[str] | None = None
@@ -105,6 +90,17 @@ class Record:
         """The kind of the row that is handed out next; "" if there is none."""
         return self._next.kind if self._next is not None else ""
 
+    def make_folder(self, path: Path) -> None:
+        """Make a folder, and those around it that are not there, to last; raises as ``write``."""
+        if path.is_dir():
+            return
+        self.make_folder(path.parent)
+        try:
+            self._disk.make_folder(path)
+            self._disk.sync_folder(path.parent)
+        except OSError as error:
+            raise JournalError(f"{path}: cannot be made ({error.strerror}); make room") from None
+
     def write(self, path: Path, data: bytes) -> None:
         """Write what else a run leaves: after a crash there is the old file or the new one.
 
@@ -123,21 +119,10 @@ class Record:
 
     def end(self, body: Mapping[str, Any]) -> None:
         """Note that the run has ended, once all that it leaves has been written; keep nothing else."""
-        self._settle()
         self.same(ENDED, "", body)
         self.commit()
         if self._content is not None:
             self._content.clear()
-
-    def _settle(self) -> None:
-        """Have all on the disk that the run leaves: once it has ended, nothing can make it again."""
-        if self._folder is None:
-            return
-        try:
-            for path in _left(self._folder):
-                self._disk.sync_folder(path) if path.is_dir() else self._disk.sync(path)
-        except OSError as error:
-            raise JournalError(f"{self._folder}: cannot be synced ({error.strerror})") from None
 
     def leases(self) -> list[Json]:
         """Who has worked on the run; see ``Journal.leases``."""
@@ -204,7 +189,7 @@ class Record:
         said = self.replayed(kind, key)
         if said is None:
             self.note(kind, key, body)
-        elif said != _plain(body):
+        elif said != plain(body):
             what = f"'{kind}' of {key or 'the run'} is not what the journal says"
             raise DivergedError(f"{what}; {_AS_IT_BEGAN} ({_difference(said, body)})")
 
@@ -237,121 +222,13 @@ class Record:
             self._lock.close()
 
 
-def open_record(
-    folder: Path, run: str, terms: Mapping[str, Any], *, disk: Disk | None = None, url: str | None = None
-) -> Record:
-    """Open the record of a run to go on with it, or begin one.
-
-    Args:
-        folder: the run's, with its content and, unless there is a ``url``, its journal.
-        run: the run.
-        terms: what the run is carried out with; a run that goes on must have begun with the same.
-        disk: the seam.
-        url: a database to keep the journal in instead; see ``server.journal.database``. A run that goes on
-            may leave it out.
-
-    Raises:
-        ConfigError: the run began with other terms, or with its journal elsewhere; or the folder lies on a
-            network.
-        OpenElsewhereError: another process works on the run.
-        JournalError: the journal cannot be written.
-        DataError: it is damaged.
-    """
-    disk = disk or Disk()
-    check_local(folder)
-    with ExitStack() as stack:
-        try:
-            held = stack.enter_context(lock(folder / _LOCK_NAME))
-            engine, name = _database(folder, run, url, disk)
-            stack.callback(engine.dispose)
-            journal = Journal(engine, name, disk)
-            journal.take_lease(environment())
-            found = Record(Content(folder / FOLDER, disk), journal, journal.rows(), disk, folder)
-            _begin(found, run, terms)
-            disk.sync_folder(folder)  # the journal's own name
-        except (OSError, SQLAlchemyError) as error:
-            raise JournalError(f"{folder}: its journal cannot be opened ({why(error)})") from None
-        if found.outcome() is not None:
-            found.content.clear()  # a crash may have come between the end and this
-        found.hold(held)
-        stack.pop_all()
-    return found
-
-
-def _database(folder: Path, run: str, url: str | None, disk: Disk) -> tuple[Engine, str]:
-    """Return the database of a run's journal, and its name there; a folder keeps to the one it began with."""
-    path, elsewhere = folder / FILE_NAME, find(folder)
-    if elsewhere is not None:
-        if url not in (None, elsewhere.url):
-            raise ConfigError(f"{folder}: its journal is at {elsewhere.url}; give that URL, or none")
-        return at_url(elsewhere.url), elsewhere.name
-    if url is None:
-        engine = in_file(path)
-        if (other := only_run(engine)) not in ("", run):
-            engine.dispose()
-            raise ConfigError(f"{folder}: holds the journal of run '{other}'; give it that name again")
-        return engine, run
-    if path.exists():
-        raise ConfigError(f"{folder}: its journal is {path}; give no URL")
-    engine, place = at_url(url), choose(run, url)
-    engine.connect().close()  # what cannot be reached is not written down
-    keep(folder, place, disk)
-    return engine, place.name
-
-
-def _begin(record: Record, run: str, terms: Mapping[str, Any]) -> None:
-    """Note what a run begins with; of one that goes on, check that it is the same."""
-    said, now = record.replayed(BEGUN), _plain(terms)
-    if said is None:
-        record.note(BEGUN, "", {"form": FORM, "run": run, "terms": now})
-        record.commit()
-    elif said.get("form") != FORM:
-        raise ConfigError(f"run '{run}': its journal is of another release; resume it with that one")
-    elif said["run"] != run:
-        raise ConfigError(f"run '{run}': its folder holds the journal of run '{said['run']}'; rename it")
-    elif said["terms"] != now:
-        differs = " and ".join(sorted(k for k in now if said["terms"].get(k) != now[k]))
-        raise ConfigError(f"run '{run}' began with another {differs}; give this one another name")
-
-
-def _left(folder: Path) -> Iterator[Path]:
-    """Yield what a run leaves in its folder, each folder after what is in it; not what the journal syncs."""
-    for path in sorted(folder.iterdir()):
-        if path.is_symlink() or path.name.startswith("journal.") or path.name == FOLDER:
-            continue
-        if path.is_dir():
-            yield from _left(path)
-        elif path.is_file():
-            yield path
-    yield folder
-
-
-def holds_record(folder: Path) -> bool:
-    """Return whether a folder is a run's: it holds the lock of a journal."""
-    return (folder / _LOCK_NAME).is_file()
-
-
-def environment() -> Json:
-    """Return what the bits of a run depend on beside its terms, as far as one can tell."""
-    cuda = torch.cuda.is_available()
-    return {
-        "pid": os.getpid(),
-        "release": bundle_digest(make_bundle())[:16],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "machine": platform.machine(),
-        "device": torch.cuda.get_device_name() if cuda else "cpu",
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _plain(body: Mapping[str, Any]) -> Json:
+def plain(body: Mapping[str, Any]) -> Json:
+    """Return what a row holds of it, as that is read."""
     found: Json = json.loads(json.dumps(body, sort_keys=True, allow_nan=False))
     return found
 
 
 def _difference(said: Json, body: Mapping[str, Any]) -> str:
-    now = _plain(body)
+    now = plain(body)
     key = next((k for k in sorted({*said, *now}) if said.get(k) != now.get(k)), "")
     return f"{key}: the journal has {said.get(key)!r:.200}, now it is {now.get(key)!r:.200}"

@@ -75,7 +75,7 @@ def resume(
     from server.console import Progress, result_table
     from server.contact import ask
     from server.kit import default_kit
-    from server.record import holds_record
+    from server.open_record import holds_record
     from server.runlog import begun
     from simulations import simulate as engine_room
 

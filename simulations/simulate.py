@@ -28,8 +28,8 @@ from server.conductor import Listener
 from server.description import describe
 from server.federation import Terms, federate, to_toml
 from server.journal.disk import Disk
+from server.open_record import holds_record
 from server.outlook import Outlook, outlook
-from server.record import holds_record
 from server.report import write_report
 from server.runlog import begun, journal_of
 from server.summary import FILE_NAME, set_baseline, write_json

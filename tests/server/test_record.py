@@ -17,7 +17,8 @@ from server.journal.elsewhere import find
 from server.journal.place import OpenElsewhereError
 from server.journal.store import FencedError, JournalError
 from server.journal.tables import FILE_NAME, ROWS
-from server.record import DivergedError, Record, holds_record, open_record
+from server.open_record import holds_record, open_record
+from server.record import DivergedError, Record
 from simulations.chaos.disks import FAULTS, FailingDisk, WatchedDisk
 from tests.server.journal_cases import Database, forge
 
@@ -208,17 +209,17 @@ class _Told(Disk):
 
 
 def test_what_a_run_leaves_is_on_the_disk_before_it_has_ended(database: Database) -> None:
-    """Once the journal says that it has, nothing can make it again: models and summary are synced first."""
+    """Once the journal says that it has, nothing can make it again: bytes and names are synced first."""
     disk, folder = _Told(), database.folder
     with opened(database, disk=disk) as record:
-        (folder / "models" / "a").mkdir(parents=True)
-        left = [folder / "summary.json", folder / "models" / "a" / "final.safetensors"]
-        for path in left:
-            path.write_bytes(b"x")
-        (folder / "link").symlink_to("/")
         disk.told.clear()
+        target = folder / "models" / "a"
+        record.make_folder(target)
+        record.make_folder(target)
+        record.write(target / "final.safetensors", b"x")
         record.end({})
-    assert disk.told == [left[1], folder / "models" / "a", folder / "models", left[0], folder, "commit"]
+    assert disk.told == [folder, folder / "models", target / ".final.safetensors.aside", target, "commit"]
+    assert (target / "final.safetensors").read_bytes() == b"x"
 
 
 @pytest.mark.parametrize(
@@ -246,10 +247,9 @@ def test_a_folder_keeps_its_run(database: Database) -> None:
     assert database_rows(database) == 4
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)  # where a test can forge a row
 def test_a_journal_of_another_release(database: Database) -> None:
     """Is named as such."""
-    if database.url is not None:
-        pytest.skip("the same code")
     begun(database)
     forge(database.folder, 1, lambda body: {**body, "form": 99})
     with pytest.raises(ConfigError, match="of another release"):
@@ -370,7 +370,7 @@ def test_who_worked_on_it_is_told(database: Database, monkeypatch: pytest.Monkey
     with opened(database) as record:
         assert record.changes() == []
         assert [one["lease"] for one in record.leases()] == [1, 2]
-    monkeypatch.setattr("server.record.platform.machine", lambda: "abacus")
+    monkeypatch.setattr("server.open_record.platform.machine", lambda: "abacus")
     with opened(database) as record:
         (note,) = record.changes()
         assert "another machine:" in note

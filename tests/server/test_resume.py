@@ -20,8 +20,9 @@ from server.courier import Letter
 from server.federation import Terms, federate, to_toml
 from server.flwr_adapter import task_identity
 from server.journal.store import JournalError
+from server.open_record import open_record
 from server.provenance import Provenance
-from server.record import DivergedError, Record, open_record
+from server.record import DivergedError, Record
 from server.runlog import begun, read, replay, rows
 from server.summary import read_summary
 from server.wall_courier import WallCourier

@@ -16,7 +16,8 @@ from collab.rounds import Rounds
 from protocol.errors import DataError, RunError
 from server.journal.store import JournalError
 from server.journal.tables import FILE_NAME, ROWS
-from server.record import Record, open_record
+from server.open_record import open_record
+from server.record import Record
 from server.runlog import EVENT_ROW, begun, journal_of, read, replay, row_of, rows
 from tests.collab.round_cases import RUN, arrived, evaluated, joined, lost, passed, rejected, terms
 from tests.server.journal_cases import Database, forge

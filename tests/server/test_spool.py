@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from protocol.codec import encode
 from server.journal.content import FOLDER
 from server.journal.store import JournalError
-from server.record import Record, open_record
+from server.open_record import open_record
+from server.record import Record
 from server.spool import Spool
 
 ARRAYS: dict[str, NDArray[Any]] = {
