@@ -22,13 +22,14 @@ from collab.scenario import public_set, root_set
 from protocol.errors import ConfigError, RunError
 from protocol.files import sync_folder
 from protocol.messages import Capability
-from server.conductor import Conductor, EndedError, Listener
+from server.conductor import Conductor, EndedError
 from server.courier import Courier
 from server.discovery import discovered, joins_later
 from server.families import alike, families_of
 from server.finale import Outcome, conclude
 from server.journal.disk import Disk
 from server.journal.store import JournalError
+from server.judge import Listener
 from server.learner import Learner
 from server.learners import make
 from server.models import keep_reached, write_models, write_state

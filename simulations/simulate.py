@@ -24,10 +24,10 @@ from collab.scenario import scenario_data
 from collab.settings import parse, parse_toml, validate
 from collab.terms import wire_of
 from protocol.errors import ConfigError, UserError
-from server.conductor import Listener
 from server.description import describe
 from server.federation import Terms, federate, to_toml
 from server.journal.disk import Disk
+from server.judge import Listener
 from server.open_record import holds_record
 from server.outlook import Outlook, outlook
 from server.report import write_report

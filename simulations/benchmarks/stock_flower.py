@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tomlkit
 from cryptography.hazmat.primitives import serialization
@@ -165,12 +166,23 @@ def stock_flower(
         at.end()
 
 
-def write_app(folder: Path, project: str, **modules: str) -> Path:
-    """Write a Flower app, whose package is called ``app``; return its folder."""
+def write_app(folder: Path, name: str, config: Mapping[str, Any], **modules: str) -> Path:
+    """Write a Flower app with this run config, whose package is called ``app``; return its folder."""
     (folder / "app").mkdir(parents=True)
-    (folder / "pyproject.toml").write_text(project, encoding="utf-8")
-    for name, text in {"__init__": "", **modules}.items():
-        (folder / "app" / f"{name}.py").write_text(text, encoding="utf-8")
+    flwr = {
+        "publisher": "consilium",
+        "components": {"serverapp": "app.server:app", "clientapp": "app.client:app"},
+        "config": dict(config),
+    }
+    about = {"version": "1.0.0", "description": "", "license": "Apache-2.0", "dependencies": list[str]()}
+    project = {
+        "build-system": {"requires": ["hatchling"], "build-backend": "hatchling.build"},
+        "project": {"name": name, **about},
+        "tool": {"flwr": {"app": flwr}},
+    }
+    (folder / "pyproject.toml").write_text(tomlkit.dumps(project), encoding="utf-8")
+    for module, text in {"__init__": "", **modules}.items():
+        (folder / "app" / f"{module}.py").write_text(text, encoding="utf-8")
     return folder
 
 

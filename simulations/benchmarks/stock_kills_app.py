@@ -11,26 +11,7 @@ in which replies come changes no bit of the model.
 
 from __future__ import annotations
 
-PROJECT = """
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-[project]
-name = "kills"
-version = "1.0.0"
-description = ""
-license = "Apache-2.0"
-dependencies = []
-[tool.flwr.app]
-publisher = "consilium"
-[tool.flwr.app.components]
-serverapp = "app.server:app"
-clientapp = "app.client:app"
-[tool.flwr.app.config]
-rounds = 4
-train-s = 2.0
-out = ""
-"""
+CONFIG = {"rounds": 4, "train-s": 2.0, "out": ""}
 # One line of progress.jsonl for each round, 0 before the first, and one when all is done.
 SERVER = """
 import hashlib, json, logging, time

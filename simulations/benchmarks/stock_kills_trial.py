@@ -22,7 +22,7 @@ from simulations.benchmarks.stock_flower import (
     write_app,
     write_certificates,
 )
-from simulations.benchmarks.stock_kills_app import CLIENT, PROJECT, SERVER
+from simulations.benchmarks.stock_kills_app import CLIENT, CONFIG, SERVER
 from simulations.benchmarks.stock_kills_faults import CONNECTED, Faults, Kind
 from simulations.benchmarks.stock_kills_found import Trace, found
 
@@ -56,7 +56,7 @@ def drawn(*seed: int) -> Plan:
 
 def run_trial(kind: Kind, plan: Plan, folder: Path, stopped: threading.Event) -> dict[str, Any]:
     """Run one trial in an empty folder; return what was found; raises RunError once ``stopped`` is set."""
-    app = write_app(folder / "app", PROJECT, server=SERVER, client=CLIENT)
+    app = write_app(folder / "app", "kills", CONFIG, server=SERVER, client=CLIENT)
     certificates = write_certificates(folder / "certificates")
     database = folder / "state.db"
     with stock_flower(folder, certificates, NODES, database, own_executor=kind.own_executor) as at:

@@ -11,25 +11,7 @@ from pathlib import Path
 
 from simulations.benchmarks.stock_flower import stock_flower, write_app
 
-_PROJECT = """
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-[project]
-name = "noop"
-version = "1.0.0"
-description = ""
-license = "Apache-2.0"
-dependencies = []
-[tool.flwr.app]
-publisher = "consilium"
-[tool.flwr.app.components]
-serverapp = "app.server:app"
-clientapp = "app.client:app"
-[tool.flwr.app.config]
-rounds = 8
-out = ""
-"""
+_CONFIG = {"rounds": 8, "out": ""}
 _SERVER = """
 import json, time
 import numpy as np
@@ -69,7 +51,7 @@ def stock_rounds(folder: Path, certificates: Path, rounds: int) -> list[float]:
         certificates: a server's kit: its ``tls.pem``, ``tls.key`` and ``authority.pem``, for 127.0.0.1.
         rounds: how many.
     """
-    app = write_app(folder / "app", _PROJECT, server=_SERVER, client=_CLIENT)
+    app = write_app(folder / "app", "noop", _CONFIG, server=_SERVER, client=_CLIENT)
     out = folder / "took.json"
     with stock_flower(folder, certificates, nodes=2) as at:
         at.run(app, {"rounds": rounds, "out": str(out)}, "--stream")

@@ -246,6 +246,11 @@ def desk(kits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     made.close()
 
 
+def in_round(number: int, **changes: Any) -> Assignment:
+    """The question of another round."""
+    return QUERY.model_copy(update={"round": number, **changes})
+
+
 def receipt(desk: Desk, answer: RecordDict | None) -> Receipt:
     """The receipt in an answer."""
     header, record = desk.open(answer)

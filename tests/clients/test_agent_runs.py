@@ -19,6 +19,7 @@ from tests.clients.agent_cases import (
     WEIGHTS,
     Desk,
     desk,
+    in_round,
     kits,
     receipt,
     refusal,
@@ -26,10 +27,6 @@ from tests.clients.agent_cases import (
 from tests.clients.warm_cases import RISK
 
 __all__ = ["desk", "kits"]
-
-
-def _round(number: int, **changes: Any) -> Any:
-    return QUERY.model_copy(update={"round": number, **changes})
 
 
 def test_the_bench_is_cleared_for_the_run_at_hand(desk: Desk) -> None:
@@ -67,9 +64,9 @@ EVALUATE = EvaluationRequest(run="r", round=1, subtask=RISK, site="north", model
     [
         (QUERY, {"task": "r/1/risk/north/2"}),
         (QUERY, {"task": "what the server likes"}),
-        (_round(2), {"task": TASK}),
+        (in_round(2), {"task": TASK}),
         (QUERY, {"run": "s"}),
-        (_round(1, site="south"), {"task": _round(1, site="south").id}),
+        (in_round(1, site="south"), {"task": in_round(1, site="south").id}),
         (SubtaskQuery(subtask=RISK), {}),
         (EVALUATE, {"kind": "evaluate.model", "run": "s"}),
         (EVALUATE.model_copy(update={"site": "south"}), {"kind": "evaluate.model"}),

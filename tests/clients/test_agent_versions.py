@@ -19,6 +19,7 @@ from tests.clients.agent_cases import (
     Desk,
     contribution,
     desk,
+    in_round,
     kits,
     receipt,
     refusal,
@@ -26,10 +27,6 @@ from tests.clients.agent_cases import (
 from tests.clients.warm_cases import RISK
 
 __all__ = ["desk", "kits"]
-
-
-def _round(number: int, **changes: Any) -> Any:
-    return QUERY.model_copy(update={"round": number, **changes})
 
 
 def _train(desk: Desk, asked: Any, previous: bytes, lease: int = 1) -> tuple[RecordDict, bytes]:
@@ -55,7 +52,7 @@ def test_each_result_says_which_memory_it_left_behind(desk: Desk) -> None:
     desk.bench.finish(desk.bench.puts[0], contribution())
     header, _ = desk.open(desk.ask(QUERY))
     assert header.previous == work_name("r", "train.weights", ASKED)
-    wrong = desk.ask(_round(2), task=TASK, previous=header.previous)
+    wrong = desk.ask(in_round(2), task=TASK, previous=header.previous)
     assert desk.open(wrong)[0].previous == b""
 
 
@@ -63,35 +60,35 @@ def test_the_next_process_of_the_server_goes_on_with_the_memory(desk: Desk) -> N
     """What it had not taken yet it is given again, without work; the site is where it was."""
     versions = [b""]
     for number in (1, 2, 3):
-        last, version = _train(desk, _round(number), versions[-1])
+        last, version = _train(desk, in_round(number), versions[-1])
         versions.append(version)
     desk.agent_now()
-    again, version = _train(desk, _round(3), versions[2], lease=2)
+    again, version = _train(desk, in_round(3), versions[2], lease=2)
     assert (parts_of(again), version) == (parts_of(last), versions[3])
     assert desk.bench.puts == []
     assert desk.agent.ledger.memory("r") == {"count": b"3", "round-3": b"x"}
-    said, _ = _train(desk, _round(4), version, lease=2)
+    said, _ = _train(desk, in_round(4), version, lease=2)
     assert parts_of(said) == parts_of(contribution(round=4, model="after-3"))
 
 
 def test_a_result_that_the_server_never_took_leaves_no_trace(desk: Desk) -> None:
     """The next question starts from before it, and so does the work; asked for again, it is given."""
-    _, first = _train(desk, _round(1), b"")
-    late, _ = _train(desk, _round(2), first)
-    said, third = _train(desk, _round(3), first)
+    _, first = _train(desk, in_round(1), b"")
+    late, _ = _train(desk, in_round(2), first)
+    said, third = _train(desk, in_round(3), first)
     assert parts_of(said) == parts_of(contribution(round=3, model="after-1"))
     assert desk.agent.ledger.memory("r") == {"count": b"2", "round-2": b"x"}
-    again, version = _train(desk, _round(2), third)
+    again, version = _train(desk, in_round(2), third)
     assert parts_of(again) == parts_of(contribution(round=2, model="after-2"))
     assert parts_of(again) != parts_of(late)
-    assert version == work_name("r", "train.weights", digest(parts_of(pack(_round(2))))[0])
+    assert version == work_name("r", "train.weights", digest(parts_of(pack(in_round(2))))[0])
 
 
 def test_a_question_that_was_answered_long_ago_moves_nothing(desk: Desk) -> None:
     """The same bytes; the memory is that of the work which came after, and the answer says so."""
-    first, one = _train(desk, _round(1), b"")
-    _, two = _train(desk, _round(2), one)
-    again, version = _train(desk, _round(1), two)
+    first, one = _train(desk, in_round(1), b"")
+    _, two = _train(desk, in_round(2), one)
+    again, version = _train(desk, in_round(1), two)
     assert (parts_of(again), version) == (parts_of(first), two)
     assert desk.agent.ledger.memory("r")["count"] == b"2"
     assert len(desk.bench.puts) == 2
@@ -99,35 +96,35 @@ def test_a_question_that_was_answered_long_ago_moves_nothing(desk: Desk) -> None
 
 def test_a_memory_that_is_not_here_is_refused(desk: Desk) -> None:
     """By the code of it, with the versions; nothing is worked on, and what is here stays."""
-    _, one = _train(desk, _round(1), b"")
+    _, one = _train(desk, in_round(1), b"")
     unknown = bytes(range(32))
-    said = refusal(desk, desk.ask(_round(2), task=_round(2).id, previous=unknown))
+    said = refusal(desk, desk.ask(in_round(2), task=in_round(2).id, previous=unknown))
     assert said.code == "state"
     assert "000102030405" in said.detail
     assert one.hex()[:16] in said.detail
     assert len(desk.bench.puts) == 1
-    _train(desk, _round(2), one)
+    _train(desk, in_round(2), one)
     assert desk.agent.ledger.memory("r")["count"] == b"2"
 
 
 def test_a_site_that_lost_its_state_is_refused_and_not_begun_anew(desk: Desk) -> None:
     """Whatever is asked: from nothing it would give another answer, and nobody would know why."""
-    _, one = _train(desk, _round(1), b"")
+    _, one = _train(desk, in_round(1), b"")
     desk.close()
     for path in (desk.agent.kit.state).glob("site.db*"):
         path.unlink()
     desk.agent_now()
-    assert refusal(desk, desk.ask(_round(2), task=_round(2).id, previous=one)).code == "state"
+    assert refusal(desk, desk.ask(in_round(2), task=in_round(2).id, previous=one)).code == "state"
 
 
 def test_a_query_moves_nothing(desk: Desk) -> None:
     """What it changes in the memory is not kept; it is answered again from any later memory."""
     query = {"kind": "query.local_model", "task": "query.local_model/risk"}
     local = pack(LocalModel(site="north", subtask="risk", model=None))
-    _, one = _train(desk, _round(1), b"")
+    _, one = _train(desk, in_round(1), b"")
     desk.ask(SubtaskQuery(subtask=RISK), previous=one, **query)
     desk.bench.finish(desk.bench.puts[-1], local, {"upstream": b"x"})
-    _, two = _train(desk, _round(2), one)
+    _, two = _train(desk, in_round(2), one)
     assert "upstream" not in desk.agent.ledger.memory("r")
     for previous in (one, two):
         header, record = desk.open(desk.ask(SubtaskQuery(subtask=RISK), previous=previous, **query))
@@ -173,7 +170,7 @@ def test_work_for_a_process_that_was_replaced_is_not_kept(desk: Desk) -> None:
     desk.ask(QUERY)
     late = desk.bench.puts[0]
     desk.bench.works.clear()  # as a bench that no longer keeps it
-    desk.ask(_round(2), task=_round(2).id, lease=2)
+    desk.ask(in_round(2), task=in_round(2).id, lease=2)
     with pytest.raises(RunError, match="process 1, and 2"):
         desk.bench.finish(late, contribution(), {"count": b"9"})
     assert desk.agent.ledger.memory("r") == {}
@@ -183,7 +180,7 @@ def test_work_for_a_process_that_was_replaced_is_not_kept(desk: Desk) -> None:
 def test_work_from_a_memory_that_moved_on_meanwhile_is_not_kept(desk: Desk) -> None:
     """Of two works from one version the first that ends is kept."""
     desk.ask(QUERY)
-    desk.ask(_round(2), task=_round(2).id)
+    desk.ask(in_round(2), task=in_round(2).id)
     one, two = desk.bench.puts
     desk.bench.finish(one, contribution(), {"count": b"1"})
     with pytest.raises(StateError, match="ended when"):
