@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from protocol.children import Child
+from server import exit_codes
 from server.flwr_adapter.runtime import COMPLETED, FAILED, STOPPED, Control, Task, TaskOffice
 from server.kit import ServerKit
 from server.orders import Order, OrderBook, State
@@ -18,16 +19,13 @@ _STOP_S = 60.0  # how long a run that is to stop may take to do so by itself
 _AGAIN_S = 10.0  # between two tries to write down that a run has ended
 _MOST_STARTS, _MOST_BROKEN = 50, 5
 _STEADY_S, _LONGEST_PAUSE_S = 30.0, 30.0
-# How the process that works on a run ends: with any other code it died, and another takes its place.
-DONE, FAILED_CODE, USERS_CODE, STOPPED_CODE, BROKEN_CODE = 0, 1, 2, 3, 70
-# An earlier process still has the journal: one that was stopped, and whose supervisor has died.
-WAIT_CODE, _WAIT_S = 71, 5.0
+_WAIT_S = 5.0
 _LONG_S = 600.0  # a process that lived so long was no failure to start
 _ENDS: dict[int, tuple[State, str]] = {
-    DONE: ("finished", COMPLETED),
-    FAILED_CODE: ("failed", FAILED),
-    USERS_CODE: ("failed", FAILED),
-    STOPPED_CODE: ("stopped", STOPPED),
+    exit_codes.DONE: ("finished", COMPLETED),
+    exit_codes.FAILED: ("failed", FAILED),
+    exit_codes.USERS: ("failed", FAILED),
+    exit_codes.STOPPED: ("stopped", STOPPED),
 }
 
 
@@ -153,7 +151,7 @@ class RunKeeper:
 
     def _child_ended(self, child: Child, code: int) -> None:
         child.end()
-        self._broken = self._broken + 1 if code == BROKEN_CODE else 0
+        self._broken = self._broken + 1 if code == exit_codes.BROKEN else 0
         why = str(child.heard.get("why", ""))
         if code in _ENDS:
             self._finish(*_ENDS[code], why)
@@ -163,9 +161,9 @@ class RunKeeper:
             return
         self.child = None
         lived_s = time.monotonic() - child.started_at
-        if code == WAIT_CODE or lived_s > _LONG_S:
+        if code == exit_codes.WAIT or lived_s > _LONG_S:
             self._put(starts=0 if lived_s > _LONG_S else self.order.starts - 1)
-        if code == WAIT_CODE:
+        if code == exit_codes.WAIT:
             self._next_at = time.monotonic() + _WAIT_S
             self.office.say(f"run {self.order.run}: {why}; tried again")
             return

@@ -19,6 +19,7 @@ from typing import Any
 
 from protocol.children import inherit
 from protocol.errors import ConsiliumError, UserError
+from server import exit_codes
 from server.environment import be_quiet
 from server.kit import ServerKit, load_kit, open_roster_book
 from server.orders import OrderBook, write_aside
@@ -26,10 +27,6 @@ from server.orders import OrderBook, write_aside
 logger = logging.getLogger("consilium.run")
 _WRITE_S = 0.5
 _KEPT_EVENTS = 200
-# Exit codes that are not the run's end: Flower took it away; something that nobody thought of.
-LOST, BROKEN, STOPPED_CODE = 75, 70, 3
-# Another process still holds the journal: this one comes too early.
-WAIT = 71
 # What another process may do better: the disk was full, or another one had taken over.
 _AGAIN = {"journal", "fenced"}
 # A site that holds a message may hear only after 20 s that its work is not wanted any more.
@@ -140,7 +137,8 @@ def work(given: dict[str, Any]) -> str:
         try:
             summary = federate(errands, collaboration, terms, status.on_event)
         except ConsiliumError as error:
-            if _code_of(error) not in (BROKEN, WAIT):  # else another process goes on with what sites do now
+            # Else another process goes on with what sites do now.
+            if _code_of(error) not in (exit_codes.BROKEN, exit_codes.WAIT):
                 _part(made, status)
             raise
         _part(made, status)
@@ -170,7 +168,7 @@ def main() -> None:
     except (KeyboardInterrupt, RunIsOver):
         # Flower has taken the run away, or no longer knows the token: another process may get it back.
         logger.warning("Flower no longer has this run")
-        sys.exit(LOST)
+        sys.exit(exit_codes.LOST)
     except ConsiliumError as error:
         logger.error("%s", error)  # noqa: TRY400  one line: what, where and what to do
         tell({"why": str(error)[:500]})
@@ -178,18 +176,18 @@ def main() -> None:
     except Exception as error:
         logger.exception("the process cannot go on")
         tell({"why": f"{type(error).__name__}; the log of the run says more"})
-        sys.exit(BROKEN)
+        sys.exit(exit_codes.BROKEN)
     tell({"why": ended[:500]})
 
 
 def _code_of(error: ConsiliumError) -> int:
     if error.code == "stopped":
-        return STOPPED_CODE
+        return exit_codes.STOPPED
     if error.code == "open_elsewhere":
-        return WAIT
+        return exit_codes.WAIT
     if error.code in _AGAIN:  # the journal is whole: another process may go on from it
-        return BROKEN
-    return 2 if isinstance(error, UserError) else 1
+        return exit_codes.BROKEN
+    return exit_codes.USERS if isinstance(error, UserError) else exit_codes.FAILED
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server import run_keeper
+from server import exit_codes
 from server.flwr_adapter.runtime import COMPLETED, FAILED, STOPPED, Task
 from server.orders import OrderBook
 from tests.server.keeper_cases import RUN, World
@@ -266,7 +266,7 @@ def test_a_process_that_comes_too_early(world: World) -> None:
     """While an earlier one still has the journal it is tried again, and that is no failure of the run."""
     world.work()
     for _ in range(60):
-        world.die(run_keeper.WAIT_CODE, "process 7 works on this run")
+        world.die(exit_codes.WAIT, "process 7 works on this run")
         world.turn(6)
     assert not world.keeper.has_ended
     assert world.order.starts == 1
