@@ -22,6 +22,8 @@ _MOST_DEATHS = 3  # of workers over one work
 # A poll may come a moment after work ended without a result; asked for in full later, it is done again.
 _REMEMBERED_S, _MOST_REMEMBERED = 30.0, 100
 _TURN_S = 0.1
+# How soon an idle worker is missed that has died; longer each time that it is, until there is work again.
+_MISSED_S, _MOST_MISSED_S = 1.0, 60.0
 HEED_S = 30.0
 SILENT_S = 6 * 3600.0
 _UNWANTED = "the server no longer wants it"
@@ -171,13 +173,27 @@ class Bench:
         self._line.drop()
 
     def _serve(self) -> None:
-        try:
-            self._line.open()  # so that torch is there before the first message
-        except Exception as error:  # noqa: BLE001  the first work will say it again
-            logger.warning("the worker does not start (%s); its log says more", type(error).__name__)
-        while (work := self._queue.get()) is not None and not self._closed:
-            while not work.done.is_set() and not self._closed:
+        self._stand_by()
+        missed_s = _MISSED_S
+        while not self._closed:
+            try:
+                work = self._queue.get(timeout=missed_s)
+            except queue.Empty:
+                missed_s = min(2 * missed_s, _MOST_MISSED_S) if self._stand_by() else missed_s
+                continue
+            missed_s = _MISSED_S
+            while work is not None and not work.done.is_set() and not self._closed:
                 self._try(work)
+
+    def _stand_by(self) -> bool:
+        """Have a worker before there is work, so that torch is loaded then; return whether there was none."""
+        starts = self._line.starts
+        try:
+            self._line.open()
+        except Exception as error:  # noqa: BLE001  the next work will say it again
+            logger.warning("the worker does not start (%s); its log says more", type(error).__name__)
+            return True
+        return self._line.starts != starts
 
     def _try(self, work: Work) -> None:
         """Have the worker do it; if it dies, it is done again, a few times."""

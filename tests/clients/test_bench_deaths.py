@@ -7,11 +7,13 @@ import signal
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from flwr.app import RecordDict
 
 from clients import bench as bench_module
+from clients.bench_work import Work
 from protocol.errors import RunError
 from tests.clients.bench_cases import WAIT_S, Desk, desk, said, until
 
@@ -38,6 +40,48 @@ def test_a_worker_that_was_killed_between_works_is_replaced(desk: Desk) -> None:
     work = desk.do("echo", name="next")
     assert work.state == "done"
     assert said(work) == {"count": "2"}
+
+
+def test_a_worker_that_was_killed_is_replaced_before_there_is_work(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the next message does not wait until torch is loaded."""
+    monkeypatch.setattr(bench_module, "_MISSED_S", 0.01)
+    desk.do("echo")
+    before = desk.bench.worker
+    assert before is not None
+    os.kill(before, signal.SIGKILL)
+    until(lambda: desk.starts == 2 and desk.bench.worker not in (None, before), "another worker")
+    assert said(desk.do("echo", name="next")) == {"count": "2"}
+    assert desk.starts == 2
+
+
+@pytest.mark.parametrize("spawns", [True, False])
+def test_a_worker_that_never_starts_is_tried_less_and_less_often(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, spawns: bool
+) -> None:
+    """Whether it ends itself or cannot even be spawned; until there is work again."""
+    pauses: list[float] = []
+    desk.do("echo", name="first")
+    monkeypatch.setattr(bench_module, "_MISSED_S", 0.001)
+    monkeypatch.setattr(bench_module, "_MOST_MISSED_S", 0.008)
+    works = desk.bench._queue
+
+    def take(timeout: float) -> Work | None:
+        pauses.append(timeout)
+        return works.get(timeout=timeout)
+
+    def fail() -> None:
+        desk.bench._line.starts += spawns
+        raise EOFError
+
+    monkeypatch.setattr(desk.bench, "_queue", SimpleNamespace(get=take, put=works.put))
+    desk.do("echo")
+    monkeypatch.setattr(desk.bench._line, "open", fail)
+    until(lambda: pauses.count(0.008) > 3, "the longest pause")
+    assert (sorted(set(pauses)), pauses) == ([0.001, 0.002, 0.004, 0.008], sorted(pauses))
+    assert desk.do("echo", name="fails").state == "failed"
+    until(lambda: sorted(pauses) != pauses, "a short pause")
 
 
 def test_work_that_kills_three_workers_has_failed(desk: Desk) -> None:
