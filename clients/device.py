@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import platform
+import re
 import time
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -40,6 +43,14 @@ def bound_memory(device: torch.device, share: float | None) -> None:
     """
     if device.type == "cuda" and share is not None:
         torch.cuda.set_per_process_memory_fraction(share, device.index)
+
+
+def ground(device: torch.device) -> str:
+    """Return, in words, what the bits of a training depend on beside its rows, its seeds and our release."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    threads = torch.get_num_threads()
+    said = f"{name}, {threads} threads, torch {torch.__version__}, numpy {np.__version__}"
+    return re.sub(r"[^ -~]", "?", said)[:200]
 
 
 def measure_speed(device: torch.device) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from clients import egress
+from clients import device, egress
 from clients.desk import UPSTREAM, Desk, Reply, raw_outputs
 from clients.reading import SiteRows
 from clients.site import Site
@@ -153,5 +153,6 @@ def contribution(
         num_examples=num_examples,
         examples_processed=trained.processed + desk.upstream_cost(num_examples),
         steps=trained.steps,
+        computed_on=device.ground(desk.site.device),
         digest=digest(given),
     )

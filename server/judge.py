@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from collab.cohort import Task
@@ -50,6 +50,7 @@ class Judge:
     record: Record
     notes: list[str]
     listener: Listener
+    _computed_on: dict[str, str] = field(default_factory=dict)
 
     def event(self, arrival: Arrival) -> Event:
         """Return the event that an answer is; what was judged before a crash is not judged again."""
@@ -73,6 +74,7 @@ class Judge:
         task = self.machine.task(key)
         if said["contribution"] is not None and task is not None:
             contribution = Contribution.model_validate(said["contribution"])
+            self._computed_on.setdefault(contribution.site, contribution.computed_on)
             self.learners[task.send.subtask].again(key, contribution, said["arrays"])
 
     def _tell(self, arrival: Arrival, event: Event) -> None:
@@ -112,7 +114,18 @@ class Judge:
         )
         if task.outcome != "asked":
             return Judged(event)
+        self._compare(contribution)
         return Judged(event, contribution, self.learners[task.send.subtask].spool.ref(key))
+
+    def _compare(self, contribution: Contribution) -> None:
+        """Note where a site computes on something else than it did first in this run."""
+        site, now = contribution.site, contribution.computed_on
+        first = self._computed_on.setdefault(site, now)
+        note = (
+            f"{site}: computed on {first}, then on {now}: the bits of a run without a crash are not promised"
+        )
+        if now != first and note not in self.notes:
+            self.notes.append(note)
 
     def _admitted(self, arrival: Arrival, task: Task) -> Contribution:
         """Check and keep a contribution; of one that is not used any more the message alone is read."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -82,3 +84,13 @@ def test_a_gpu_is_waited_for_when_its_speed_is_measured(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch, "zeros", lambda *shape, **_: zeros(*shape))
     assert device.measure_speed(torch.device("cuda")) > 0
     assert set(waits) == {"cuda"}
+
+
+def test_what_the_bits_depend_on_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor or the GPU by name, the threads and the releases, in one line that can be shown."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA\x1b[1m " + "é" * 300)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    told = device.ground(torch.device("cpu"))
+    assert told == f"aarch64, 3 threads, torch {torch.__version__}, numpy {np.__version__}"
+    assert device.ground(torch.device("cuda")) == "NVIDIA?[1m " + "?" * 189

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from flwr.app import Message
 
 from clients.app import app as client_app
@@ -28,8 +30,9 @@ from server.summary import read_summary
 from server.wall_courier import WallCourier
 from simulations import simulate as engine_room
 from tests.command import command
+from tests.fault_cases import app_with, contribution
 from tests.server.grid_cases import NODES, FakeGrid, answer, letter
-from tests.small import RecordingGrid, Small, Tables, run, scenario, tables
+from tests.small import Answerer, RecordingGrid, Small, Tables, run, scenario, tables
 
 TABLES = tables(rounds=3)
 
@@ -56,10 +59,10 @@ def cut_off(made: Tables, folder: Path, at: str, name: str = "r") -> list[str]:
     return questions(grid)
 
 
-def go_on(made: Tables, folder: Path, name: str = "r") -> Small:
+def go_on(made: Tables, folder: Path, name: str = "r", app: Answerer = client_app) -> Small:
     """Go on with it in a fresh federation, whose sites remember nothing by themselves."""
     collaboration = scenario(made)
-    grid = RecordingGrid(client_app, len(collaboration.sites), {"collaboration": to_toml(collaboration)})
+    grid = RecordingGrid(app, len(collaboration.sites), {"collaboration": to_toml(collaboration)})
     terms = Terms(name, folder / name, "simulated", "local", baselines=False)
     with task_identity(grid.run.run_id):
         summary = federate(grid, collaboration, terms, None, grid)
@@ -111,6 +114,18 @@ def test_what_was_sent_and_not_answered_is_asked_again(tmp_path: Path) -> None:
     assert found.models() == whole.models()
     asked = [m for m, _ in found.grid.passed if m.metadata.message_type == "train.weights"]
     assert len(asked) == 9
+
+
+def test_a_site_that_goes_on_elsewhere_is_told(tmp_path: Path) -> None:
+    """What it computed on before is known from the journal. Its contribution counts; the summary says it."""
+    cut_off(TABLES, tmp_path, "decided")
+    moved = app_with(contribution(computed_on="abacus, 1 threads"), "train.weights")
+    found = go_on(TABLES, tmp_path, app=moved)
+    (note,) = [note for note in found.summary["notes"] if "computed on" in note]
+    threads = torch.get_num_threads()
+    assert note.startswith(f"beta: computed on {platform.machine()}, {threads} threads, torch")
+    assert note.endswith(", then on abacus, 1 threads: the bits of a run without a crash are not promised")
+    assert found.outcomes("beta") == ["contributed"] * 3
 
 
 def test_a_run_that_has_ended_is_not_done_again(tmp_path: Path) -> None:
