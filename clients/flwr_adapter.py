@@ -15,10 +15,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from socket import socket
 from types import ModuleType
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
 
 import httpx
 import uvicorn
@@ -35,7 +36,7 @@ from flwr.supercore.interceptors import (
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
-from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.object_store import ObjectStore, ObjectStoreFactory
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
@@ -44,13 +45,15 @@ from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.main import create_app
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
-from flwr.supernode.nodestate import NodeStateFactory
+from flwr.supernode.nodestate import NodeState, NodeStateFactory
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from clients.naps import FAST_S, SLOW_S, Naps
 from clients.tls import client_context
 from protocol.children import Words
 
+P = ParamSpec("P")
+T = TypeVar("T")
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _HEARTBEAT = "/flwr.proto.Fleet/SendNodeHeartbeat"
 _BEAT_S = 15.0
@@ -91,6 +94,8 @@ def run_supernode(
     _replace(fleet_http_connection, "FleetHttpClient", client)
     _replace(start_client_internal, "time", naps)
     _replace(start_client_internal, "pull_objects", pull_while_sent)
+    take_in = start_client_internal._pull_and_store_message  # noqa: SLF001
+    _replace(start_client_internal, "_pull_and_store_message", partial(take_in_or_leave, take_in))
     shorten_pulls()
     _say_left(client, address, site, node_file)
     factory = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
@@ -127,14 +132,51 @@ def shorten_pulls() -> None:
 def pull_while_sent(object_ids: list[str], pull_object_fn: Callable[[str], bytes]) -> dict[str, bytes]:
     """Pull a message's pieces, and give it up where its sender has died between its name and its pieces.
 
-    Flower waits two hours for them, and takes no other message meanwhile. The server asks again. Where the
-    run was ended meanwhile, Flower would leave the message in hand for ever: as an error it is put away.
+    Flower waits two hours for them, and takes no other message meanwhile. The server asks again.
     """
     within_s = UNSENT_S + UNSENT_EACH_S * len(object_ids)
-    try:
-        return inflatable_utils.pull_objects(object_ids, pull_object_fn, max_time=within_s)
-    except RunNotRunningException:
-        raise RuntimeError("the run was ended before its message had come") from None
+    return inflatable_utils.pull_objects(object_ids, pull_object_fn, max_time=within_s)
+
+
+def take_in_or_leave(
+    take_in: Callable[..., int | None],
+    *,
+    state: NodeState,
+    object_store: ObjectStore,
+    pull_object: Callable[[int, str], bytes],
+    confirm_message_received: Callable[[int, str], None],
+    **others: Any,
+) -> int | None:
+    """Take a message from the server as Flower does (``take_in``), and keep nothing of one that is given up.
+
+    Where a run is ended while its message is pulled or confirmed, Flower keeps the message and takes the
+    next one. Somebody answers what was kept, and Flower sends that answer where it waits for the next one's:
+    from then on each message is answered only when another comes, in every run. As an error it is put away,
+    and an answer that was there already with it.
+    """
+    late = state.get_messages_legacy(is_reply=True)
+    state.delete_messages(message_ids=[message.metadata.message_id for message in late])
+    for message in late:
+        object_store.delete(message.metadata.message_id)
+    return take_in(
+        state=state,
+        object_store=object_store,
+        pull_object=_as_error(pull_object),
+        confirm_message_received=_as_error(confirm_message_received),
+        **others,
+    )
+
+
+def _as_error(call: Callable[P, T]) -> Callable[P, T]:
+    """Return it, but that the end of a run is an ``Exception``, which Flower handles."""
+
+    def called(*args: P.args, **named: P.kwargs) -> T:
+        try:
+            return call(*args, **named)
+        except RunNotRunningException:
+            raise RuntimeError("the run was ended before its message had come") from None
+
+    return called
 
 
 def inflate_while_sent(object_tree: Any, *given: Any, **named: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -43,8 +43,22 @@ class Node:
         self.state.set_node_id(NODE_ID)
         self.sent: list[tuple[str, dict[str, bytes]]] = []
 
-    def receive(self, content: RecordDict, kind: str = "query.work_start") -> str:
+    def receive(self, content: RecordDict, kind: str = "query.work_start", **how: Any) -> str:
         """Take a message in, by Flower's own code; return its id."""
+        got, message_id = self.try_to_receive(content, kind, **how)
+        assert got == RUN_ID
+        return message_id
+
+    def try_to_receive(
+        self,
+        content: RecordDict,
+        kind: str = "query.work_start",
+        *,
+        take_in: Callable[..., int | None] = start_client_internal._pull_and_store_message,
+        pulled: Callable[[], None] = lambda: None,
+        confirmed: Callable[[], None] = lambda: None,
+    ) -> tuple[int | None, str]:
+        """Take a message in; each piece that is pulled calls something, and so does the receipt."""
         with identity():
             message = Message(content, dst_node_id=NODE_ID, message_type=kind)
             message.metadata.__dict__["_run_id"] = RUN_ID
@@ -55,19 +69,23 @@ class Node:
             bare = remove_content_from_message(message)
         run = Run.create_empty(RUN_ID)
         run.fab_hash = bundle_digest(BUNDLE)
-        got = start_client_internal._pull_and_store_message(
+
+        def pull(_: int, key: str) -> bytes:
+            pulled()
+            return contents[key]
+
+        got = take_in(
             state=self.state,
             object_store=self.store,
             node_config={},
             receive=lambda: (bare, tree),
             get_run=lambda _: run,
             get_fab=lambda digest, _: Fab(digest, BUNDLE, {}),
-            pull_object=lambda _, key: contents[key],
-            confirm_message_received=lambda *_: None,
+            pull_object=pull,
+            confirm_message_received=lambda *_: confirmed(),
             trusted_entities=None,
         )
-        assert got == RUN_ID
-        return bare.metadata.message_id
+        return got, bare.metadata.message_id
 
     def push(self) -> None:
         """Wait for the answer and send it, by Flower's own code; ``sent`` holds it then."""

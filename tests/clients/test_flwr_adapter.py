@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
+from unittest.mock import ANY
 
 import httpx
 import pytest
@@ -15,15 +17,17 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.supercore.inflatable import inflatable_utils
 from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode import start_client_internal
 
 from clients import flwr_adapter
-from clients.flwr_adapter import TaskDesk, identity
+from clients.flwr_adapter import Job, TaskDesk, identity
 from protocol.bundle import bundle_digest
 from tests.clients.bench_cases import until
 from tests.clients.flwr_cases import BUNDLE, Node
 
 SECRET = b"s" * 32
 CONTENT = RecordDict({"a": ConfigRecord({"n": 1, "blob": b"\x00\xff"})})
+NEXT = RecordDict({"a": ConfigRecord({"n": 2})})
 
 
 @contextmanager
@@ -207,3 +211,71 @@ def test_a_process_may_make_messages_of_its_own() -> None:
     with pytest.raises(ZeroDivisionError), identity():
         raise ZeroDivisionError
     assert known == (TaskIdentity._run_id, TaskIdentity._node_id, TaskIdentity._task_id)
+
+
+TAKE_IN = partial(flwr_adapter.take_in_or_leave, start_client_internal._pull_and_store_message)
+
+
+def end() -> None:
+    """Be told that the run has been ended."""
+    raise RunNotRunningException
+
+
+def test_flower_keeps_a_message_whose_run_was_ended_and_answers_one_too_late_from_then_on(node: Node) -> None:
+    """Why a message is taken in by a function of ours: the next one's answer is that of the one before."""
+    assert node.try_to_receive(CONTENT, confirmed=end) == (None, ANY)
+    assert len(node.state.msg_store) == 1
+    with runtime(node) as address, desk_at(address) as desk:
+        desk.give(taken(desk), CONTENT)
+        wanted = node.receive(NEXT)
+        node.push()
+        assert [message == wanted for message, _ in node.sent] == [False]
+
+
+@pytest.mark.parametrize(
+    ("when", "taken_before"), [("pulled", False), ("confirmed", False), ("confirmed", True)]
+)
+def test_nothing_is_left_of_a_message_whose_run_was_ended(node: Node, when: str, taken_before: bool) -> None:
+    """Whether the agent has it in hand by then or not: its answer is refused, and the next is the next's."""
+    with runtime(node) as address, desk_at(address) as desk:
+        jobs: list[Job] = []
+
+        def ended() -> None:
+            if taken_before:
+                jobs.append(taken(desk))
+            end()
+
+        assert node.try_to_receive(CONTENT, take_in=TAKE_IN, **{when: ended}) == (None, ANY)
+        assert (len(node.state.msg_store), len(node.store)) == (0, 0)
+        for job in jobs:
+            with pytest.raises(httpx.HTTPStatusError):
+                desk.give(job, CONTENT)
+            desk.drop()
+        wanted = node.receive(NEXT, take_in=TAKE_IN)
+        desk.give(taken(desk), CONTENT)
+        node.push()
+        assert [message for message, _ in node.sent] == [wanted]
+
+
+def test_an_answer_that_came_while_its_message_was_put_away_is_left(node: Node) -> None:
+    """An agent may be quicker than the server says that the run was ended."""
+    with runtime(node) as address, desk_at(address) as desk:
+
+        def answered() -> None:
+            desk.give(taken(desk), CONTENT)
+            end()
+
+        assert node.try_to_receive(CONTENT, take_in=TAKE_IN, confirmed=answered) == (None, ANY)
+        wanted = node.receive(NEXT, take_in=TAKE_IN)
+        assert len(node.state.msg_store) == 1
+        desk.give(taken(desk), CONTENT)
+        node.push()
+        assert [message for message, _ in node.sent] == [wanted]
+        assert (len(node.state.msg_store), len(node.store)) == (0, 0)
+
+
+def taken(desk: TaskDesk) -> Job:
+    """Take the message that there is."""
+    job = desk.take()
+    assert job is not None
+    return job
