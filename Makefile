@@ -64,7 +64,7 @@ benchmarks: .venv/.tools ## Measure all figures of the README anew (about three 
 	$(BIN)/python simulations/benchmarks/stock_kills.py --together 3 --json docs/results/stock_kills.json | tee docs/results/stock_kills.md
 	$(BIN)/python simulations/benchmarks/readme_tables.py
 
-chaos: .venv/.tools ## Kill anything: every journal step, and real processes at seeded moments (about two hours)
+chaos: .venv/.tools ## Kill anything: every journal step, and real processes at seeded moments (about an hour)
 	$(BIN)/python -m simulations.chaos.proof --json docs/results/chaos_journal.json | tee docs/results/chaos_journal.md
 	$(BIN)/python -m simulations.chaos --long --json docs/results/chaos_real.json | tee docs/results/chaos_real.md
 

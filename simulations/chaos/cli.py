@@ -30,7 +30,7 @@ def main() -> None:
         prog="simulations.chaos", description="Kill processes at seeded moments."
     )
     parser.add_argument("--short", action="store_true", help="four trials, and few cases of lost sites")
-    parser.add_argument("--long", action="store_true", help="54 trials, all cases of lost sites (an hour)")
+    parser.add_argument("--long", action="store_true", help="54 trials, all cases of lost sites (40 minutes)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, nargs="*", help="numbers of trials; no lost sites then")
     parser.add_argument("--losses", action="store_true", help="the cases of lost sites alone")
