@@ -118,14 +118,12 @@ class Judge:
         return Judged(event, contribution, self.learners[task.send.subtask].spool.ref(key))
 
     def _compare(self, contribution: Contribution) -> None:
-        """Note where a site computes on something else than it did first in this run."""
+        """Note, once, that a site computes on something else than it did first in this run."""
         site, now = contribution.site, contribution.computed_on
-        first = self._computed_on.setdefault(site, now)
-        note = (
-            f"{site}: computed on {first}, then on {now}: the bits of a run without a crash are not promised"
-        )
-        if now != first and note not in self.notes:
-            self.notes.append(note)
+        first, what = self._computed_on.setdefault(site, now), f"{site}: computed on "
+        if now != first and not any(note.startswith(what) for note in self.notes):
+            why = "the bits of a run without a crash are not promised"
+            self.notes.append(f"{what}{first}, then on {now}: {why}")
 
     def _admitted(self, arrival: Arrival, task: Task) -> Contribution:
         """Check and keep a contribution; of one that is not used any more the message alone is read."""
