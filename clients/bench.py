@@ -191,6 +191,9 @@ class Bench:
         try:
             self._line.open()
         except Exception as error:  # noqa: BLE001  the next work will say it again
+            self._line.drop()  # also one that lives and does not become ready
+            if self._closed:
+                return False
             logger.warning("the worker does not start (%s); its log says more", type(error).__name__)
             return True
         return self._line.starts != starts

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-import re
 import time
+from hashlib import sha256
 
 import numpy as np
 import torch
@@ -45,12 +45,20 @@ def bound_memory(device: torch.device, share: float | None) -> None:
         torch.cuda.set_per_process_memory_fraction(share, device.index)
 
 
-def ground(device: torch.device) -> str:
+def described(device: torch.device) -> str:
     """Return, in words, what the bits of a training depend on beside its rows, its seeds and our release."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    threads = torch.get_num_threads()
-    said = f"{name}, {threads} threads, torch {torch.__version__}, numpy {np.__version__}"
-    return re.sub(r"[^ -~]", "?", said)[:200]
+    if device.type == "cuda":
+        of = torch.cuda.get_device_properties(device)
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        name = f"{of.name} {of.major}.{of.minor}, CUDA {torch.version.cuda}, cuDNN {cudnn}"
+    else:
+        name = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    return f"{name}, torch {torch.__version__}, numpy {np.__version__}"
+
+
+def ground(device: torch.device) -> str:
+    """Return a digest of that: what the server needs to know, and the same length at every site."""
+    return sha256(described(device).encode()).hexdigest()[:16]
 
 
 def measure_speed(device: torch.device) -> float:

@@ -155,9 +155,9 @@ def take_in_or_leave(
     and an answer that was there already with it.
     """
     late = state.get_messages_legacy(is_reply=True)
-    state.delete_messages(message_ids=[message.metadata.message_id for message in late])
-    for message in late:
-        object_store.delete(message.metadata.message_id)
+    for metadata in (message.metadata for message in late):
+        state.delete_messages(message_ids=[metadata.message_id, metadata.reply_to_message_id])
+        object_store.delete(metadata.message_id)
     return take_in(
         state=state,
         object_store=object_store,

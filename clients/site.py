@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from collab.terms import EgressTerms
 from protocol.errors import ConfigError
 from protocol.messages import Capability
 
+logger = logging.getLogger("consilium.worker")
 PARTITION_KEY = "partition-id"
 SITE_KEY = "site"
 
@@ -80,6 +82,7 @@ def from_config(
     limits = config.limits
     chosen = device.choose(limits.device)
     device.bound_memory(chosen, limits.gpu_memory_share)
+    logger.info("computes on %s (%s)", device.described(chosen), device.ground(chosen))
     return Site(
         name=config.name,
         egress=config.egress,

@@ -53,6 +53,8 @@ class WorkerLine:
         if self._child is not None and self._child.code is None and self._sock is not None:
             return
         self.drop()
+        if self._closed:
+            raise EOFError
         ours, theirs = socket.socketpair()
         given = {"fd": theirs.fileno(), "site_toml": str(self._site_toml)}
         try:

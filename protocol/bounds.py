@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 # Names of sites, subtasks, models and rules appear in paths, logs and HTML.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-# Goes to a terminal as it is.
-Printable = Annotated[str, StringConstraints(pattern=r"^[ -~]*$", max_length=200)]
 Text = Annotated[str, StringConstraints(max_length=500)]
 Json = Annotated[str, StringConstraints(max_length=4 * 2**20)]
 Count = Annotated[int, Field(ge=0, le=10**12)]

@@ -19,7 +19,6 @@ from protocol.bounds import (
     Json,
     Labels,
     Name,
-    Printable,
     Round,
     Rows,
     Temperature,
@@ -270,7 +269,7 @@ class Contribution(Frozen):
     ``steps`` is how many optimiser steps it made, ``accuracy`` its own model's on its validation
     rows, where the subtask asks for it. ``looked`` is what of ``examples_processed`` affinities took.
     ``public_digest`` is, with soft labels, the digest of the public set that they are of. ``computed_on``
-    tells on what: a device, a number of threads, releases; the bits depend on it.
+    is of what the bits depend on (a device, releases): equal means the same, and all are equally long.
     """
 
     run: Name
@@ -287,7 +286,7 @@ class Contribution(Frozen):
     accuracy: float | None = Field(None, ge=0, le=1)
     class_counts: Counts = ()
     public_digest: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
-    computed_on: Printable = ""
+    computed_on: str = Field(pattern=r"^[0-9a-f]{16}$")
     digest: str = Field(pattern=r"^[0-9a-f]{64}$")
 
     @property

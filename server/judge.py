@@ -120,10 +120,12 @@ class Judge:
     def _compare(self, contribution: Contribution) -> None:
         """Note, once, that a site computes on something else than it did first in this run."""
         site, now = contribution.site, contribution.computed_on
-        first, what = self._computed_on.setdefault(site, now), f"{site}: computed on "
-        if now != first and not any(note.startswith(what) for note in self.notes):
-            why = "the bits of a run without a crash are not promised"
-            self.notes.append(f"{what}{first}, then on {now}: {why}")
+        if now == self._computed_on.setdefault(site, now):
+            return
+        what = "computes on another device or with other releases than at first"
+        note = f"{site}: {what}: the bits of a run without a crash are not promised"
+        if note not in self.notes:
+            self.notes.append(note)
 
     def _admitted(self, arrival: Arrival, task: Task) -> Contribution:
         """Check and keep a contribution; of one that is not used any more the message alone is read."""

@@ -121,6 +121,7 @@ def environment() -> Json:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "machine": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "threads": torch.get_num_threads(),
     }

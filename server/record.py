@@ -27,7 +27,7 @@ from server.journal.store import Journal, JournalError, Row
 Json = dict[str, Any]
 Kept = dict[str, Any]
 ENDED = "ended"
-_BITS = ("release", "python", "torch", "numpy", "machine", "device", "threads")
+_BITS = ("release", "python", "torch", "numpy", "machine", "instructions", "device", "threads")
 _AS_IT_BEGAN = "resume it with the release and the files that it began with"
 
 

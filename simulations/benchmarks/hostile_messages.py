@@ -93,6 +93,7 @@ def _sealed(site: Party, rng: np.random.Generator, size: int, mark: float) -> Re
         exchange="weights",
         num_examples=60,
         examples_processed=60,
+        computed_on="0" * 16,
         digest="0" * 64,
     )
     record = pack(said, arrays)

@@ -13,6 +13,7 @@ import pytest
 from flwr.app import RecordDict
 
 from clients import bench as bench_module
+from clients import worker_line
 from clients.bench_work import Work
 from protocol.errors import RunError
 from tests.clients.bench_cases import WAIT_S, Desk, desk, said, until
@@ -62,26 +63,44 @@ def test_a_worker_that_never_starts_is_tried_less_and_less_often(
 ) -> None:
     """Whether it ends itself or cannot even be spawned; until there is work again."""
     pauses: list[float] = []
-    desk.do("echo", name="first")
-    monkeypatch.setattr(bench_module, "_MISSED_S", 0.001)
-    monkeypatch.setattr(bench_module, "_MOST_MISSED_S", 0.008)
     works = desk.bench._queue
 
     def take(timeout: float) -> Work | None:
-        pauses.append(timeout)
+        if timeout < WAIT_S:  # else from before it was made short
+            pauses.append(timeout)
         return works.get(timeout=timeout)
 
     def fail() -> None:
         desk.bench._line.starts += spawns
         raise EOFError
 
+    monkeypatch.setattr(bench_module, "_MISSED_S", 0.001)
+    monkeypatch.setattr(bench_module, "_MOST_MISSED_S", 0.008)
     monkeypatch.setattr(desk.bench, "_queue", SimpleNamespace(get=take, put=works.put))
     desk.do("echo")
     monkeypatch.setattr(desk.bench._line, "open", fail)
     until(lambda: pauses.count(0.008) > 3, "the longest pause")
-    assert (sorted(set(pauses)), pauses) == ([0.001, 0.002, 0.004, 0.008], sorted(pauses))
+    seen = list(pauses)
+    assert (sorted(set(seen)), seen) == ([0.001, 0.002, 0.004, 0.008], sorted(seen))
     assert desk.do("echo", name="fails").state == "failed"
-    until(lambda: sorted(pauses) != pauses, "a short pause")
+    until(lambda: 0.001 in pauses[len(seen) :], "a short pause")
+
+
+def test_a_worker_that_does_not_become_ready_is_not_kept(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lives, and would swallow the next work; another is started."""
+    desk.do("echo")
+    (tmp_path / "slow-start").touch()
+    monkeypatch.setattr(bench_module, "_MISSED_S", 0.01)
+    monkeypatch.setattr(worker_line, "_READY_S", 0.2)
+    before = desk.bench.worker
+    assert before is not None
+    desk.do("fail")  # from now on it is missed soon
+    os.kill(before, signal.SIGKILL)
+    until(lambda: desk.starts >= 3, "two that did not become ready")
+    (tmp_path / "slow-start").unlink()
+    assert desk.do("echo", name="next").state == "done"
 
 
 def test_work_that_kills_three_workers_has_failed(desk: Desk) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from functools import partial
 from types import SimpleNamespace
 
@@ -87,10 +88,19 @@ def test_a_gpu_is_waited_for_when_its_speed_is_measured(monkeypatch: pytest.Monk
 
 
 def test_what_the_bits_depend_on_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processor or the GPU by name, the threads and the releases, in one line that can be shown."""
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA\x1b[1m " + "é" * 300)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    """The processor with its instructions, or the GPU with what drives it, and the releases."""
+    releases = f"torch {torch.__version__}, numpy {np.__version__}"
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
-    told = device.ground(torch.device("cpu"))
-    assert told == f"aarch64, 3 threads, torch {torch.__version__}, numpy {np.__version__}"
-    assert device.ground(torch.device("cuda")) == "NVIDIA?[1m " + "?" * 189
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "SVE256")
+    processor, gpu = torch.device("cpu"), torch.device("cuda")
+    assert device.described(processor) == f"aarch64 SVE256, {releases}"
+    of = SimpleNamespace(name="NVIDIA H100", major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: of)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert device.described(gpu) == f"NVIDIA H100 9.0, CUDA 13.0, cuDNN 91002, {releases}"
+    before = device.ground(processor)
+    assert re.fullmatch("[0-9a-f]{16}", before)
+    assert device.ground(gpu) != before
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    assert device.ground(processor) != before

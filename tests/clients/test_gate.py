@@ -30,7 +30,7 @@ SAID: dict[type[Frozen], Frozen] = {
     LocalModel: LocalModel(site="north", subtask="risk", model="mlp_small"),
     Contribution: Contribution(
         **ROUND, attempt=1, model="m", exchange="weights", num_examples=1, examples_processed=1,
-        class_counts=(10, 0), digest="0" * 64,
+        class_counts=(10, 0), computed_on="0" * 16, digest="0" * 64,
     ),
     Evaluation: Evaluation(**ROUND, num_examples=1),
     BallotPaper: BallotPaper(run="r", subtask="risk", site="north", order=("south",)),

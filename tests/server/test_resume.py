@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from flwr.app import Message
 
 from clients.app import app as client_app
@@ -119,12 +117,11 @@ def test_what_was_sent_and_not_answered_is_asked_again(tmp_path: Path) -> None:
 def test_a_site_that_goes_on_elsewhere_is_told(tmp_path: Path) -> None:
     """What it computed on before is known from the journal. Its contribution counts; the summary says it."""
     cut_off(TABLES, tmp_path, "decided")
-    moved = app_with(contribution(computed_on="abacus, 1 threads"), "train.weights")
+    moved = app_with(contribution(computed_on="0" * 16), "train.weights")
     found = go_on(TABLES, tmp_path, app=moved)
-    (note,) = [note for note in found.summary["notes"] if "computed on" in note]
-    threads = torch.get_num_threads()
-    assert note.startswith(f"beta: computed on {platform.machine()}, {threads} threads, torch")
-    assert note.endswith(", then on abacus, 1 threads: the bits of a run without a crash are not promised")
+    (note,) = [note for note in found.summary["notes"] if "another device" in note]
+    assert note.startswith("beta: computes on")
+    assert note.endswith("the bits of a run without a crash are not promised")
     assert found.outcomes("beta") == ["contributed"] * 3
 
 

@@ -70,6 +70,7 @@ def _pair(
         exchange=subtask.exchange,
         num_examples=10,
         examples_processed=20,
+        computed_on="0" * 16,
         digest=digest(given),
     )
     return request, Message(pack(contribution, given), reply_to=request)
