@@ -64,7 +64,8 @@ def contribution(**changes: Any) -> RecordDict:
     """A site's contribution, with its arrays."""
     said = {
         "run": "r", "round": 1, "subtask": "risk", "site": "north", "attempt": 1, "model": "m",
-        "exchange": "weights", "num_examples": 1, "examples_processed": 1, "digest": "0" * 64,
+        "exchange": "weights", "num_examples": 1, "examples_processed": 1, "computed_on": "0" * 16,
+        "digest": "0" * 64,
     }  # fmt: skip
     return pack(Contribution.model_validate(said | changes), WEIGHTS)
 
