@@ -56,7 +56,7 @@ def described(device: torch.device) -> str:
     return f"{name}, torch {torch.__version__}, numpy {np.__version__}"
 
 
-def ground(device: torch.device) -> str:
+def fingerprint(device: torch.device) -> str:
     """Return a digest of that: what the server needs to know, and the same length at every site."""
     return sha256(described(device).encode()).hexdigest()[:16]
 

@@ -82,7 +82,7 @@ def from_config(
     limits = config.limits
     chosen = device.choose(limits.device)
     device.bound_memory(chosen, limits.gpu_memory_share)
-    logger.info("computes on %s (%s)", device.described(chosen), device.ground(chosen))
+    logger.info("computes on %s (%s)", device.described(chosen), device.fingerprint(chosen))
     return Site(
         name=config.name,
         egress=config.egress,

@@ -153,6 +153,6 @@ def contribution(
         num_examples=num_examples,
         examples_processed=trained.processed + desk.upstream_cost(num_examples),
         steps=trained.steps,
-        computed_on=device.ground(desk.site.device),
+        computed_on=device.fingerprint(desk.site.device),
         digest=digest(given),
     )

@@ -269,7 +269,7 @@ class Contribution(Frozen):
     ``steps`` is how many optimiser steps it made, ``accuracy`` its own model's on its validation
     rows, where the subtask asks for it. ``looked`` is what of ``examples_processed`` affinities took.
     ``public_digest`` is, with soft labels, the digest of the public set that they are of. ``computed_on``
-    is of what the bits depend on (a device, releases): equal means the same, and all are equally long.
+    is a digest of what the bits depend on (a device, releases): no words, so that all are equally long.
     """
 
     run: Name

@@ -16,7 +16,7 @@ from protocol.records import parts_of, wire_bytes
 from server.courier import Account, Arrival, Letter
 from server.provenance import Remembering
 from server.pulling import Reply, pull
-from server.record import DivergedError, Record
+from server.record import Record
 from server.replies import from_json, keepable, refs_of, to_json
 
 # Of a longer part of a letter its size stands for it: what it is made of is on the record by its hash.
@@ -83,7 +83,8 @@ class Post:
             self.record.commit()
         elif said["letters"] != named:
             differs = next((one for one in named if one not in said["letters"]), named[-1])
-            raise DivergedError(f"a letter to {differs[1]} about {differs[3]} is not the one of the journal")
+            what = f"a letter to {differs[1]} about {differs[3]}"
+            raise self.record.diverged(f"{what} is not the one of the journal")
         for number, letter in chosen.items():
             self._supersede(letter)
             self.open[number] = Open(letter, said["at_s"], min(chosen))

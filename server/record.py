@@ -28,7 +28,7 @@ Json = dict[str, Any]
 Kept = dict[str, Any]
 ENDED = "ended"
 _BITS = ("release", "python", "torch", "numpy", "machine", "instructions", "device", "threads")
-_AS_IT_BEGAN = "resume it with the release and the files that it began with"
+_AS_IT_BEGAN = "resume it with the release and the files that it began with, on the same kind of machine"
 
 
 class DivergedError(JournalError):
@@ -130,12 +130,20 @@ class Record:
 
     def changes(self) -> list[str]:
         """Return a note where the processes of a run differ in what its bits depend on."""
+        what = self._differs()
+        note = f"resumed with another {what}: the bits of a run without a crash are not promised"
+        return [note] if what else []
+
+    def diverged(self, what: str, difference: str = "") -> DivergedError:
+        """Return the error that says what is not as in the journal, what to do, and what may be the cause."""
+        differs = self._differs()
+        more = "; ".join(filter(None, [difference, differs and f"now with another {differs}"]))
+        return DivergedError(f"{what}; {_AS_IT_BEGAN}" + (f" ({more})" if more else ""))
+
+    def _differs(self) -> str:
+        """Return what the processes of a run differ in, of what its bits depend on."""
         who = self.leases()
-        differs = [key for key in _BITS if len({str(one.get(key)) for one in who}) > 1]
-        if not differs:
-            return []
-        what = ", ".join(differs)
-        return [f"resumed with another {what}: the bits of a run without a crash are not promised"]
+        return ", ".join(key for key in _BITS if len({str(one.get(key)) for one in who}) > 1)
 
     def when_live(self, do: Callable[[], None]) -> None:
         """Have something done when the journal's rows are used up; at once if they are."""
@@ -155,9 +163,9 @@ class Record:
             return None
         row = self._next
         if (row.kind, row.key) != (kind, key):
-            raise DivergedError(
+            raise self.diverged(
                 f"row {row.number} of the journal is '{row.kind}' of {row.key or 'the run'}, and now the run "
-                f"comes to '{kind}' of {key or 'the run'}; {_AS_IT_BEGAN}"
+                f"comes to '{kind}' of {key or 'the run'}"
             )
         self._next = next(self._rows, None)
         self.replayed_rows += 1
@@ -191,7 +199,7 @@ class Record:
             self.note(kind, key, body)
         elif said != plain(body):
             what = f"'{kind}' of {key or 'the run'} is not what the journal says"
-            raise DivergedError(f"{what}; {_AS_IT_BEGAN} ({_difference(said, body)})")
+            raise self.diverged(what, _difference(said, body))
 
     def commit(self) -> None:
         """Have all that was noted on the disk; then remove what has no use any more."""

@@ -99,8 +99,8 @@ def test_what_the_bits_depend_on_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert device.described(gpu) == f"NVIDIA H100 9.0, CUDA 13.0, cuDNN 91002, {releases}"
-    before = device.ground(processor)
+    before = device.fingerprint(processor)
     assert re.fullmatch("[0-9a-f]{16}", before)
-    assert device.ground(gpu) != before
+    assert device.fingerprint(gpu) != before
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
-    assert device.ground(processor) != before
+    assert device.fingerprint(processor) != before

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from protocol.errors import ConfigError, DataError
 from server.journal.content import FOLDER
@@ -45,6 +46,20 @@ def files(database: Database) -> list[str]:
     """Return the names of the files that hold content."""
     folder = database.folder / FOLDER
     return sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+
+
+def test_what_came_out_otherwise_is_said_with_what_may_be_the_cause(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another kind of processor sums differ: who resumes there hears it."""
+    begun(database)
+    with opened(database) as record, pytest.raises(DivergedError) as caught:
+        record.replayed("other")
+    assert str(caught.value).endswith("on the same kind of machine")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "ELSE")
+    with opened(database) as record, pytest.raises(DivergedError) as caught:
+        record.replayed("other")
+    assert str(caught.value).endswith("(now with another instructions)")
 
 
 def test_rows_are_handed_out_in_order(database: Database) -> None:
